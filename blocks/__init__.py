@@ -1,0 +1,1 @@
+"""One Prefect block per system: the only place that knows a vendor's library."""

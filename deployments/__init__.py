@@ -1,0 +1,1 @@
+"""The ways in: the command, the deployments and the set-up of a site."""

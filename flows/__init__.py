@@ -1,0 +1,1 @@
+"""Runbooks: one flow per life-cycle verb."""

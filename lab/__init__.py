@@ -1,0 +1,1 @@
+"""The lab: a whole site on one machine, real wherever it can be."""

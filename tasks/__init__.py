@@ -1,0 +1,1 @@
+"""Prefect tasks, one package per system, and the files that they apply."""
