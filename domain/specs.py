@@ -8,222 +8,57 @@ Refuses unknown fields, so that a typing error is never a silent default.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationError,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, ValidationError, ValidationInfo, model_validator
 from pydantic_core import PydanticCustomError
 
 from domain.errors import InvalidSpec
+from domain.spec_fields import (
+    FIRST_WORKER_OFFSET,
+    KUBERNETES_VERSION,
+    NAME_PATTERN,
+    SERVERS_AT_MOST,
+    WORKERS_AT_MOST,
+    ControlPlaneSpec,
+    KubernetesSpec,
+    MachineSize,
+    MetalLBSpec,
+    Name,
+    NetworkSpec,
+    PlatformSpec,
+    ProxmoxPlacement,
+    SecretPath,
+    SpecModel,
+    WorkersSpec,
+)
+from domain.spec_problems import Problem, consecutive, cross_problems
 
-NAME_PATTERN = re.compile(r"[a-z]([a-z0-9-]{0,30}[a-z0-9])?")
-"""An RFC 1123 label that leaves room for `-server-10` and is a legal Proxmox pool and VM name."""
-
-KUBERNETES_VERSION = re.compile(r"v1\.(\d{1,2})\.(\d{1,2})\+rke2r(\d+)")
-PATH_PATTERN = re.compile(r"[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*")
-SERVERS_AT_MOST = 7
-WORKERS_AT_MOST = 90
-FIRST_WORKER_OFFSET = 10
-"""Workers' VMIDs start here after the first VMID, so that servers can be added without moving."""
-
-
-def _as_ipv4(value: Any) -> IPv4Address:
-    try:
-        return IPv4Address(str(value))
-    except ValueError:
-        raise PydanticCustomError(
-            "ipv4_address", "is not an IPv4 address. Write four numbers, as 10.0.0.10"
-        ) from None
-
-
-def _as_network(value: Any) -> IPv4Network:
-    try:
-        return IPv4Network(str(value), strict=True)
-    except ValueError as error:
-        fix = "Write a network with its prefix length, as 10.0.0.0/24"
-        if "host bits set" in str(error):
-            right = IPv4Network(str(value), strict=False)
-            raise PydanticCustomError(
-                "ipv4_network",
-                "has bits set after its prefix. Write {right}",
-                {"right": str(right)},
-            ) from None
-        raise PydanticCustomError("ipv4_network", f"is not an IPv4 network. {fix}") from None
-
-
-def _name(value: str) -> str:
-    if not NAME_PATTERN.fullmatch(value):
-        raise PydanticCustomError(
-            "name",
-            "is not a valid name. Use 1 to 32 lower-case letters, digits and hyphens, "
-            "starting with a letter and ending with a letter or digit",
-        )
-    return value
+__all__ = [
+    "EXAMPLE",
+    "FIRST_WORKER_OFFSET",
+    "KUBERNETES_VERSION",
+    "NAME_PATTERN",
+    "SERVERS_AT_MOST",
+    "WORKERS_AT_MOST",
+    "ClusterSpec",
+    "ControlPlaneSpec",
+    "KubernetesSpec",
+    "MachineSize",
+    "MetalLBSpec",
+    "NetworkSpec",
+    "PlatformSpec",
+    "Problem",
+    "ProxmoxPlacement",
+    "WorkersSpec",
+    "consecutive",
+    "cross_problems",
+    "parse_spec",
+]
 
 
-def _secret_path(value: str) -> str:
-    if not PATH_PATTERN.fullmatch(value):
-        raise PydanticCustomError(
-            "secret_path",
-            "is not an OpenBao path. Write names separated by single slashes, as clusters/demo",
-        )
-    return value
-
-
-Name = Annotated[str, AfterValidator(_name)]
-SecretPath = Annotated[str, AfterValidator(_secret_path)]
-Address = Annotated[str, AfterValidator(lambda value: str(_as_ipv4(value)))]
-Network = Annotated[str, AfterValidator(lambda value: str(_as_network(value)))]
-
-
-class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=True)
-
-
-class ProxmoxPlacement(_Model):
-    """Where the machines live in Proxmox VE."""
-
-    pool: Name = Field(description="Resource pool that owns the machines; created if absent.")
-    nodes: list[str] = Field(
-        description="Hypervisors to spread over; servers never share one while another is free."
-    )
-    storage: str = Field(min_length=1, description="Storage for the machines' disks.")
-    template: str = Field(min_length=1, description="Name of the cloud-init template to clone.")
-    first_vm_id: int = Field(
-        ge=100, le=999_999_899, description="VMID of the first server; the others follow."
-    )
-    bridge: str = Field(default="vmbr0", min_length=1, description="Bridge of the network card.")
-    vlan: int | None = Field(default=None, ge=1, le=4094, description="VLAN tag; none if empty.")
-    parallel_clones: int = Field(
-        default=2, ge=1, le=16, description="Clones that may run at once on one storage."
-    )
-
-    @field_validator("nodes")
-    @classmethod
-    def _nodes(cls, value: list[str]) -> list[str]:
-        if not value:
-            raise PydanticCustomError("nodes", "is empty. Name at least one hypervisor")
-        twice = sorted({node for node in value if value.count(node) > 1})
-        if twice:
-            raise PydanticCustomError(
-                "nodes",
-                "names {twice} more than once. Name each hypervisor once",
-                {"twice": ", ".join(twice)},
-            )
-        return value
-
-
-class NetworkSpec(_Model):
-    """The network of the machines and the two inside the cluster."""
-
-    cidr: Network = Field(description="Network of the machines, as 10.0.0.0/24.")
-    gateway: Address = Field(description="Default gateway of the machines.")
-    dns_servers: list[Address] = Field(min_length=1, description="Resolvers of the machines.")
-    domain: str = Field(min_length=1, description="DNS domain of the machines.")
-    admin_networks: list[Network] = Field(
-        default_factory=list,
-        description="Networks that may reach SSH and the API; the machines' own always may.",
-    )
-    pod_cidr: Network = Field(default="10.42.0.0/16", description="Addresses of pods.")
-    service_cidr: Network = Field(default="10.43.0.0/16", description="Addresses of services.")
-
-    @field_validator("domain")
-    @classmethod
-    def _domain(cls, value: str) -> str:
-        label = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
-        if not re.fullmatch(rf"{label}(\.{label})+", value):
-            raise PydanticCustomError(
-                "domain",
-                "is not a DNS domain. Write lower-case labels and dots, as lab.example.org",
-            )
-        return value
-
-
-class MachineSize(_Model):
-    """Processors, memory and disk of one machine."""
-
-    cores: int = Field(default=2, ge=1, le=128, description="Processor cores.")
-    memory_mib: int = Field(default=4096, ge=1024, le=1_048_576, description="Memory in MiB.")
-    disk_gib: int = Field(default=40, ge=8, le=10_240, description="System disk in GiB.")
-
-
-class ControlPlaneSpec(MachineSize):
-    """The RKE2 servers: API, scheduler, controllers and etcd."""
-
-    count: int = Field(description="Number of servers: 1, 3, 5 or 7.")
-    first_address: Address = Field(description="Address of the first server; the others follow.")
-    virtual_ip: Address = Field(description="Address of the API that moves between servers.")
-
-    @field_validator("count")
-    @classmethod
-    def _odd(cls, value: int) -> int:
-        if value < 1 or value > SERVERS_AT_MOST:
-            raise PydanticCustomError("servers", "is out of range. Use 1, 3, 5 or 7 servers")
-        if value % 2 == 0:
-            raise PydanticCustomError(
-                "servers",
-                "is even, so the last server adds no failure tolerance to etcd. Use {less} or {more}",
-                {"less": value - 1, "more": value + 1},
-            )
-        return value
-
-
-class WorkersSpec(MachineSize):
-    """The RKE2 agents, which run the workloads."""
-
-    count: int = Field(ge=0, le=WORKERS_AT_MOST, description="Number of workers.")
-    first_address: Address | None = Field(
-        default=None, description="Address of the first worker; the others follow."
-    )
-
-
-class KubernetesSpec(_Model):
-    """What is installed on the machines."""
-
-    version: str = Field(description="RKE2 version, as v1.36.3+rke2r1.")
-    secrets_encryption: bool = Field(default=True, description="Encrypt Secrets in etcd.")
-    audit_log: bool = Field(default=True, description="Write the API server's audit log.")
-
-    @field_validator("version")
-    @classmethod
-    def _version(cls, value: str) -> str:
-        if not KUBERNETES_VERSION.fullmatch(value):
-            raise PydanticCustomError(
-                "version", "is not an RKE2 version. Write it as v1.36.3+rke2r1"
-            )
-        return value
-
-
-class MetalLBSpec(_Model):
-    """Addresses for Services of type LoadBalancer."""
-
-    first_address: Address = Field(description="First address of the pool.")
-    last_address: Address = Field(description="Last address of the pool.")
-
-
-class PlatformSpec(_Model):
-    """Parts that are installed on the cluster once it answers."""
-
-    metallb: MetalLBSpec | None = Field(default=None, description="MetalLB's address pool.")
-    ingress_nginx: bool = Field(default=True, description="NGINX ingress class and namespace.")
-    longhorn: bool = Field(default=True, description="Longhorn storage classes and namespace.")
-    argo_cd: bool = Field(default=True, description="Argo CD's definitions and root Application.")
-    monitoring: bool = Field(default=True, description="Prometheus operator definitions and rules.")
-
-
-class ClusterSpec(_Model):
+class ClusterSpec(SpecModel):
     """One Kubernetes cluster, from its virtual machines to its platform."""
 
     name: Name = Field(description="Name of the cluster; prefixes its machines.")
@@ -264,131 +99,6 @@ class ClusterSpec(_Model):
     def is_single_server(self) -> bool:
         """True when the loss of the only server is the loss of the API."""
         return self.control_plane.count == 1
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One thing that is wrong: the fields that take part, and the sentence about it."""
-
-    fields: tuple[str, ...]
-    text: str
-
-
-def consecutive(first: str, count: int) -> list[IPv4Address]:
-    """Return `count` addresses from `first` on (may leave any network: the caller checks)."""
-    start = int(IPv4Address(first))
-    return [IPv4Address(min(start + i, 2**32 - 1)) for i in range(count)]
-
-
-def _span(spec: ClusterSpec) -> dict[str, list[IPv4Address]]:
-    """Every address that the spec claims in the machines' network, by the field that claims it."""
-    spans = {
-        "control_plane.first_address": consecutive(
-            spec.control_plane.first_address, spec.control_plane.count
-        ),
-        "control_plane.virtual_ip": [IPv4Address(spec.control_plane.virtual_ip)],
-        "network.gateway": [IPv4Address(spec.network.gateway)],
-    }
-    if spec.workers.count and spec.workers.first_address:
-        spans["workers.first_address"] = consecutive(spec.workers.first_address, spec.workers.count)
-    pool = spec.platform.metallb
-    if pool is not None:
-        first, last = int(IPv4Address(pool.first_address)), int(IPv4Address(pool.last_address))
-        if 0 <= last - first < 2**16:
-            spans["platform.metallb"] = [IPv4Address(n) for n in range(first, last + 1)]
-    return spans
-
-
-def _outside(spec: ClusterSpec, spans: Mapping[str, list[IPv4Address]]) -> Iterable[Problem]:
-    network = IPv4Network(spec.network.cidr)
-    usable = f"{network[1]} to {network[-2]}" if network.num_addresses > 2 else str(network)
-    for field, addresses in spans.items():
-        bad = [a for a in addresses if a not in network]
-        edge = [a for a in addresses if a in (network[0], network[-1])]
-        if bad:
-            yield Problem(
-                (field, "network.cidr"),
-                f"{field}: {bad[0]} is outside the network {network}. Use addresses from {usable}",
-            )
-        elif edge:
-            yield Problem(
-                (field, "network.cidr"),
-                f"{field}: {edge[0]} is the network's own first or last address. "
-                f"Use addresses from {usable}",
-            )
-
-
-def _overlapping(spans: Mapping[str, list[IPv4Address]]) -> Iterable[Problem]:
-    fields = list(spans)
-    for i, left in enumerate(fields):
-        for right in fields[i + 1 :]:
-            both = sorted(set(spans[left]) & set(spans[right]))
-            if both:
-                yield Problem(
-                    (left, right),
-                    f"{left} and {right}: both claim {both[0]}"
-                    + (f" and {len(both) - 1} more" if len(both) > 1 else "")
-                    + ". Move one of them",
-                )
-
-
-def _networks_apart(spec: ClusterSpec) -> Iterable[Problem]:
-    named = {
-        "network.cidr": IPv4Network(spec.network.cidr),
-        "network.pod_cidr": IPv4Network(spec.network.pod_cidr),
-        "network.service_cidr": IPv4Network(spec.network.service_cidr),
-    }
-    fields = list(named)
-    for i, left in enumerate(fields):
-        for right in fields[i + 1 :]:
-            if named[left].overlaps(named[right]):
-                yield Problem(
-                    (left, right),
-                    f"{left} and {right}: {named[left]} overlaps {named[right]}. "
-                    "Choose networks that share no address",
-                )
-    pods = named["network.pod_cidr"]
-    machines = spec.control_plane.count + spec.workers.count
-    if pods.prefixlen > 24 or 2 ** (24 - pods.prefixlen) < machines:
-        yield Problem(
-            ("network.pod_cidr", "control_plane.count", "workers.count"),
-            f"network.pod_cidr: {pods} holds fewer /24 networks than the {machines} machines need. "
-            "Choose a larger network",
-        )
-
-
-def _workers_and_pool(spec: ClusterSpec) -> Iterable[Problem]:
-    if spec.workers.count and not spec.workers.first_address:
-        yield Problem(
-            ("workers.first_address", "workers.count"),
-            f"workers.first_address: missing, and workers.count is {spec.workers.count}. "
-            "Give the address of the first worker, or set workers.count to 0",
-        )
-    pool = spec.platform.metallb
-    if pool and IPv4Address(pool.first_address) > IPv4Address(pool.last_address):
-        yield Problem(
-            ("platform.metallb.first_address", "platform.metallb.last_address"),
-            f"platform.metallb: {pool.first_address} comes after {pool.last_address}. "
-            "Swap the first and the last address",
-        )
-    longest = f"{spec.name}-worker-{WORKERS_AT_MOST}.{spec.network.domain}"
-    if len(longest) > 253:
-        yield Problem(
-            ("name", "network.domain"),
-            f"network.domain: with the cluster's name a host name has {len(longest)} characters, "
-            "and DNS allows 253. Choose shorter names",
-        )
-
-
-def cross_problems(spec: ClusterSpec) -> list[Problem]:
-    """Return what is wrong between fields that are each right by themselves."""
-    spans = _span(spec)
-    return [
-        *_outside(spec, spans),
-        *_overlapping(spans),
-        *_networks_apart(spec),
-        *_workers_and_pool(spec),
-    ]
 
 
 EXAMPLE: dict[str, Any] = {
