@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.tasks import Task
 
@@ -36,6 +37,6 @@ TEMPORARY: dict[str, Any] = {
     "retry_jitter_factor": JITTER_FACTOR,
     "retry_condition_fn": is_temporary,
     "persist_result": False,
-    "cache_policy": None,
+    "cache_policy": NO_CACHE,
 }
 """Keyword arguments of `@task` for a step on an outside system."""
