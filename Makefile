@@ -1,0 +1,26 @@
+# Two commands: `make demo` shows the product at work, `make test` runs everything that CI runs.
+.PHONY: demo down test lint bench setup
+
+setup:
+	lab/setup.sh
+
+demo:
+	lab/setup.sh --demo
+	.venv/bin/infraflows-lab up
+	.venv/bin/infraflows setup
+	.venv/bin/infraflows run bootstrap-cluster/lab --watch
+
+down:
+	.venv/bin/infraflows-lab down
+
+test:
+	lab/setup.sh --tests
+	tests/run.sh
+
+lint:
+	lab/setup.sh
+	tests/run.sh format lint types layers
+
+bench:
+	lab/setup.sh --tests
+	.venv/bin/python -m benchmarks

@@ -1,0 +1,180 @@
+#!/usr/bin/env bash
+# Runs the checks one after another, goes on after a failed one, and ends with a table.
+#
+#   tests/run.sh [part...]
+#     parts:  format lint types layers go unit lab chaos
+#     groups: fast (all that needs no lab), all (the default)
+#
+# The parts `lab` and `chaos` run against a lab of their own: instance `test`, own home, own port.
+# What an earlier, killed run left of it is removed first. Full output: test-results/<part>.log.
+set -uo pipefail
+
+top=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+cd "$top" || exit 1
+
+readonly instance=test
+readonly lock=/run/lock/infraflows-test-run.lock
+if [[ ${1:-} != --locked ]]; then
+    mkdir -p "$(dirname "$lock")"
+    flock --nonblock "$lock" true || echo "Another run of the tests is under way on this machine; waiting for it."
+    # --close: what the tests start must not inherit the lock and hold it after a kill.
+    exec flock --close "$lock" "${BASH_SOURCE[0]}" --locked "$@"
+fi
+shift
+
+export INFRAFLOWS_CACHE=${INFRAFLOWS_CACHE:-/var/cache/infraflows}
+export LANG=C.UTF-8 LC_ALL=C.UTF-8 HOME=${HOME:-/root} NO_COLOR=1 TERM=dumb
+export PATH=$top/.venv/bin:$PATH:/usr/sbin:/sbin
+export PREFECT_SERVER_ANALYTICS_ENABLED=false DO_NOT_TRACK=1
+# The tests' environment is theirs: nothing of a person's shell may steer them.
+unset PREFECT_API_URL PREFECT_API_AUTH_STRING PREFECT_PROFILE VIRTUAL_ENV TF_CLI_CONFIG_FILE REQUESTS_CA_BUNDLE
+unset INFRAFLOWS_LAB_HOME INFRAFLOWS_LAB_INSTANCE INFRAFLOWS_UI_PORT
+
+home=/var/lib/infraflows-lab-$instance
+results=$top/test-results
+mkdir -p "$results"
+
+all_parts=(format lint types layers go unit lab chaos)
+fast_parts=(format lint types layers go unit)
+parts=()
+for argument in "${@:-all}"; do
+    case $argument in
+    all) parts+=("${all_parts[@]}") ;;
+    fast) parts+=("${fast_parts[@]}") ;;
+    format | lint | types | layers | go | unit | lab | chaos) parts+=("$argument") ;;
+    *)
+        echo "Unknown part: $argument. Known: ${all_parts[*]} fast all." >&2
+        exit 2
+        ;;
+    esac
+done
+
+rows=()
+failed=0
+lab_is_up=false
+
+seconds_since() { awk -v a="$1" -v b="$EPOCHREALTIME" 'BEGIN { printf "%.1f", b - a }'; }
+
+record() { rows+=("$(printf '%-8s  %-7s  %7s s  %s' "$1" "$2" "$3" "$4")"); }
+
+# run_part NAME LIMIT_SECONDS COMMAND...: quiet when it passes, the end of its output when not.
+run_part() {
+    local name=$1 limit=$2 since=$EPOCHREALTIME rc last
+    shift 2
+    echo "== $name"
+    # `timeout` ends the whole group of the part, and what ignores TERM is killed.
+    timeout --kill-after=30 "$limit" "$@" >"$results/$name.log" 2>&1 </dev/null
+    rc=$?
+    last=$(grep -v '^[[:space:]]*$' "$results/$name.log" | tail -n 1 | cut -c1-100)
+    if ((rc == 0)); then
+        record "$name" passed "$(seconds_since "$since")" "$last"
+    else
+        failed=1
+        ((rc == 124 || rc == 137)) && last="ended after the limit of $limit s"
+        record "$name" FAILED "$(seconds_since "$since")" "$last"
+        echo "-- $name failed ($rc); the end of test-results/$name.log:"
+        tail -n 120 "$results/$name.log" | cut -c1-400
+    fi
+    return $rc
+}
+
+pytest_part() { # NAME LIMIT MARKER [pytest argument...]
+    local name=$1 limit=$2 marker=$3
+    shift 3
+    # A traceback of every thread is written when one test takes this long: a hang explains itself.
+    run_part "$name" "$limit" python -m pytest -q --tb=short --durations=8 --color=no -m "$marker" \
+        -o "cache_dir=$results/cache-$name" -o faulthandler_timeout=420 --junit-xml="$results/$name.xml" "$@"
+}
+
+lab_part() { # NAME LIMIT MARKER: once more for what failed, and loudly if that helps
+    local name=$1 limit=$2 marker=$3 count
+    rm -rf "$results/cache-$name"
+    start_lab || { record "$name" FAILED 0.0 "not run: the lab did not start"; failed=1; return 1; }
+    local before=$failed
+    pytest_part "$name" "$limit" "$marker" && return 0
+    [[ -s $results/cache-$name/v/cache/lastfailed ]] || return 1 # it did not come as far as a test
+    cp "$results/$name.log" "$results/$name-first.log"
+    if pytest_part "$name-2" "$limit" "$marker" -o "cache_dir=$results/cache-$name" --last-failed --last-failed-no-failures=none; then
+        failed=$before
+        count=$(grep -c '^FAILED\|^ERROR' "$results/$name-first.log")
+        echo "!! FLAKY: $count test(s) of $name failed first and passed when run again:"
+        grep '^FAILED\|^ERROR' "$results/$name-first.log" | cut -c1-200
+        rows[-2]=${rows[-2]/FAILED /FLAKY  }
+    fi
+}
+
+with_lab() { env INFRAFLOWS_LAB_INSTANCE=$instance INFRAFLOWS_LAB_HOME="$home" INFRAFLOWS_UI_PORT=14200 "$@"; }
+
+purge_lab() {
+    if [[ -x .venv/bin/infraflows-lab && (-e $home || -e /run/infraflows-$instance) ]]; then
+        with_lab timeout --kill-after=10 120 .venv/bin/infraflows-lab down --purge >"$results/purge.log" 2>&1 </dev/null ||
+            echo "The lab's own clean-up did not succeed (test-results/purge.log); sweeping."
+    fi
+    lab/sweep.sh "$instance" "$home"
+}
+
+start_lab() {
+    $lab_is_up && return 0
+    purge_lab
+    export INFRAFLOWS_LAB_INSTANCE=$instance INFRAFLOWS_LAB_HOME=$home INFRAFLOWS_UI_PORT=14200
+    lab_is_up=true # what is half up has to be taken down too
+    if ! run_part lab-up 240 bash -c 'infraflows-lab up && infraflows setup'; then
+        lab_is_up=false
+        keep_lab_logs
+        return 1
+    fi
+}
+
+keep_lab_logs() {
+    [[ -d $home/log ]] || return 0
+    rm -rf "$results/lab-log"
+    cp -r "$home/log" "$results/lab-log" 2>/dev/null || true
+}
+
+finish() {
+    local rc=$?
+    trap - EXIT
+    if [[ -e $home || -e /run/infraflows-$instance ]]; then
+        keep_lab_logs
+        purge_lab || failed=1
+    fi
+    exit "$((rc != 0 ? rc : failed))"
+}
+trap finish EXIT
+trap 'exit 130' INT TERM HUP
+
+go_checks() {
+    local go
+    go=$(python -c 'from lab.toolchain.gobuild import find_go; print(find_go())') || return 1
+    (cd lab/rke2 && export CGO_ENABLED=0 GOFLAGS=-buildvcs=false && "$go" vet ./... && "$go" test ./...)
+}
+export -f go_checks
+
+lint_checks() {
+    local script
+    ruff check . || return 1
+    for script in .ci/run lab/*.sh tests/*.sh lab/toolchain/guest/*.sh; do bash -n "$script" || return 1; done
+}
+export -f lint_checks
+
+began=$EPOCHREALTIME
+[[ -x .venv/bin/python ]] || { echo "No Python environment. Run lab/setup.sh --tests first." >&2; exit 1; }
+for part in "${parts[@]}"; do
+    case $part in
+    format) run_part format 60 ruff format --check . ;;
+    lint) run_part lint 60 bash -c lint_checks ;;
+    types) run_part types 300 mypy ;;
+    layers) run_part layers 120 lint-imports ;;
+    go) run_part go 400 bash -c go_checks ;;
+    unit) pytest_part unit 600 "not lab and not chaos" ;;
+    lab) lab_part lab 900 "lab and not chaos" ;;
+    chaos) lab_part chaos 1200 chaos ;;
+    esac
+done
+
+echo
+echo "part      result         time  last words"
+printf '%s\n' "${rows[@]}"
+echo "total $(seconds_since "$began") s"
+((failed)) && echo "FAILED" || echo "passed"
+exit "$failed"
