@@ -1,0 +1,1 @@
+"""Real Linux guests for the simulated hypervisor (see README.md in this directory)."""
