@@ -1,0 +1,101 @@
+"""Sets a site up in Prefect: blocks, gate policies, the work pool, deployments, automations.
+
+Promises that running it again changes only what differs, and that nothing it writes is secret.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import DeploymentUpdate, WorkPoolCreate
+from prefect.exceptions import ObjectNotFound
+from prefect.variables import Variable
+
+from deployments.automations import ensure_crash_detection
+from deployments.blocks import save_blocks
+from deployments.site_file import SiteFile
+from domain.errors import PermanentError
+from domain.gate import GatePolicy
+
+ROOT = Path(__file__).resolve().parent.parent
+ENVIRONMENTS = Path(__file__).resolve().parent / "environments"
+WORK_POOL = "infraflows"
+Say = Callable[[str], None]
+
+
+def gate_variable(environment: str) -> str:
+    """Return the name of the Prefect variable that holds an environment's gate policy."""
+    return f"infraflows_gate_{environment.replace('-', '_')}"
+
+
+def _ensure_gate_policy(environment: str) -> str:
+    name = gate_variable(environment)
+    found = Variable.get(name, default=None)
+    if found is None:
+        policy = GatePolicy.AUTOMATIC if environment == "lab" else GatePolicy.APPROVAL
+        Variable.set(name, policy.value)
+        found = policy.value
+    return str(found)
+
+
+def _ensure_work_pool() -> None:
+    with get_client(sync_client=True) as client:
+        try:
+            client.read_work_pool(WORK_POOL)
+        except ObjectNotFound:
+            client.create_work_pool(WorkPoolCreate(name=WORK_POOL, type="process"))
+
+
+def default_spec(environment: str) -> dict[str, Any] | None:
+    """Return the spec that an environment's deployments start with, or None."""
+    path = ENVIRONMENTS / f"{environment}.yaml"
+    if not path.exists():
+        return None
+    loaded: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return loaded
+
+
+def _deploy() -> list[str]:
+    """Register prefect.yaml's deployments; returns their names as `flow/deployment`."""
+    done = subprocess.run(
+        [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"],
+        cwd=ROOT,
+        env={**os.environ, "PREFECT_LOGGING_LEVEL": "WARNING"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        tail = "\n".join((done.stdout + done.stderr).splitlines()[-15:])
+        raise PermanentError(
+            f"Unable to register the deployments: prefect deploy ended with {done.returncode}. "
+            f"Read its last lines:\n{tail}"
+        )
+    names = []
+    with get_client(sync_client=True) as client:
+        for item in yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]:
+            flow = item["entrypoint"].rsplit(".", 1)[1].replace("_", "-")
+            name = f"{flow}/{item['name']}"
+            deployment = client.read_deployment_by_name(name)
+            spec = default_spec(item["name"])
+            if spec is not None and not deployment.parameters:
+                client.update_deployment(deployment.id, DeploymentUpdate(parameters={"spec": spec}))
+            names.append(name)
+    return names
+
+
+def set_up(site: SiteFile, say: Say) -> None:
+    """Bring Prefect into the state that the site's flows need."""
+    _ensure_work_pool()
+    say(f"work pool {WORK_POOL}")
+    say("blocks: " + ", ".join(save_blocks(site)))
+    say(f"gate policy of {site.environment}: {_ensure_gate_policy(site.environment)}")
+    say("deployments: " + ", ".join(_deploy()))
+    say("automation: " + ensure_crash_detection())

@@ -1,0 +1,195 @@
+"""A run as an operator watches it in a terminal: phases, hosts, elapsed time, and how it ended.
+
+Reads what the UI reads, the run's artifacts, so that both tell the same. Promises to end when
+the run ends, to print plain lines where there is no terminal, and to fit 80 columns.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.filters import (
+    ArtifactFilter,
+    ArtifactFilterFlowRunId,
+    FlowRunFilter,
+    FlowRunFilterId,
+)
+from prefect.client.schemas.objects import FlowRun
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+POLL_SECONDS = 1.0
+PLAIN_EVERY_SECONDS = 10.0
+STYLES = {"✔": "green", "✘": "bold red", "▶": "yellow", "·": "dim", "–": "dim"}
+
+
+@dataclass
+class View:
+    """What is known of a run at one moment."""
+
+    run: FlowRun
+    phases: Sequence[Mapping[str, Any]] = ()
+    hosts: Sequence[Mapping[str, Any]] = ()
+    nodes: Sequence[Mapping[str, Any]] = ()
+    percent: float = 0.0
+    keys: dict[str, str] = field(default_factory=dict)
+
+
+def _rows(data: Any) -> list[Mapping[str, Any]]:
+    try:
+        rows = json.loads(data) if isinstance(data, str) else data
+    except ValueError:
+        return []
+    return [row for row in rows if isinstance(row, Mapping)] if isinstance(rows, list) else []
+
+
+def read_view(client: SyncPrefectClient, run_id: UUID) -> View:
+    """Return the run and the content of its artifacts."""
+    view = View(client.read_flow_run(run_id))
+    artifacts = client.read_artifacts(
+        artifact_filter=ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run_id])),
+        flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[run_id])),
+    )
+    for artifact in sorted(artifacts, key=lambda found: str(found.created)):
+        key = artifact.key or ""
+        view.keys[key] = str(artifact.id)
+        if key.endswith("-phases"):
+            view.phases = _rows(artifact.data)
+        elif key.endswith("-hosts"):
+            view.hosts = _rows(artifact.data)
+        elif key.endswith("-nodes"):
+            view.nodes = _rows(artifact.data)
+        elif key.endswith("-progress") and isinstance(artifact.data, int | float):
+            view.percent = float(artifact.data)
+    return view
+
+
+def table(rows: Sequence[Mapping[str, Any]], title: str, columns: Sequence[str]) -> Table:
+    """Return rows as a table; the last column takes what is left and folds."""
+    drawn = Table(
+        title=title, title_justify="left", title_style="bold", expand=False, pad_edge=False
+    )
+    for column in columns:
+        is_figure = column in ("seconds", "ok", "changed", "failed", "progress")
+        drawn.add_column(
+            column,
+            justify="right" if is_figure else "left",
+            no_wrap=column != columns[-1],
+            overflow="fold",
+        )
+    for row in rows:
+        cells = [str(row.get(column, "")) for column in columns]
+        mark = next((cell[0] for cell in cells if cell[:1] in STYLES), "")
+        drawn.add_row(*cells, style=STYLES.get(mark, ""))
+    return drawn
+
+
+def _known(rows: Sequence[Mapping[str, Any]], wanted: Sequence[str]) -> list[str]:
+    return [column for column in wanted if any(column in row for row in rows)]
+
+
+PHASE_COLUMNS = ("phase", "state", "seconds", "summary")
+HOST_COLUMNS = ("host", "state", "progress", "ok", "changed", "failed", "task")
+NODE_COLUMNS = ("name", "role", "hypervisor", "address", "version", "state")
+
+
+def picture(view: View, elapsed: float) -> RenderableType:
+    """Return what the terminal shows now."""
+    state = view.run.state.name if view.run.state else "Unknown"
+    head = Text.assemble(
+        (view.run.name, "bold"), f"  {state}  {view.percent:.0f} %  {elapsed:.0f} s"
+    )
+    parts: list[RenderableType] = [head]
+    if view.phases:
+        parts.append(table(view.phases, "Phases", _known(view.phases, PHASE_COLUMNS)))
+    if view.hosts:
+        parts.append(table(view.hosts, "Hosts", _known(view.hosts, HOST_COLUMNS)))
+    return Group(*parts)
+
+
+def _plain_line(view: View, elapsed: float) -> str:
+    current = next((row for row in view.phases if str(row.get("state", ""))[:1] in "▶✘"), None)
+    state = view.run.state.name if view.run.state else "Unknown"
+    doing = f" {current['phase']}" if current else ""
+    busy = [
+        f"{row.get('host')} {row.get('progress', '')}".strip()
+        for row in view.hosts
+        if str(row.get("state", "")).startswith(("▶", "running"))
+    ]
+    hosts = f" [{', '.join(busy)}]" if current and current["phase"] == "configure" and busy else ""
+    return f"{elapsed:6.0f} s  {view.percent:3.0f} %  {state}{doing}{hosts}"
+
+
+def waiting_hint(view: View) -> str | None:
+    """Return what a person has to do for a run that waits, or None."""
+    if view.run.state and view.run.state.is_paused():
+        return (
+            f"The run waits for approval. Look at its plan in the UI, then: "
+            f"infraflows approve {view.run.id}"
+        )
+    return None
+
+
+def watch(run_id: UUID, console: Console) -> View:
+    """Show a run until it ends; returns the last view."""
+    started = time.monotonic()
+    view: View | None = None
+    last_line, last_time, hinted = "", 0.0, False
+    with get_client(sync_client=True) as client:
+        live = Live(console=console, refresh_per_second=2, transient=True)
+        context: Any = live if console.is_terminal else _Nothing()
+        with context:
+            while True:
+                view = read_view(client, run_id)
+                elapsed = time.monotonic() - started
+                hint = waiting_hint(view)
+                if hint and not hinted:
+                    console.print(hint, soft_wrap=True)
+                hinted = hint is not None
+                if console.is_terminal:
+                    live.update(picture(view, elapsed))
+                else:
+                    line = _plain_line(view, elapsed)
+                    is_news = line.split("  ", 2)[2:] != last_line.split("  ", 2)[2:]
+                    if is_news or elapsed - last_time > PLAIN_EVERY_SECONDS:
+                        console.print(line, highlight=False, markup=False, soft_wrap=True)
+                        last_line, last_time = line, elapsed
+                if view.run.state is not None and view.run.state.is_final():
+                    return view
+                time.sleep(POLL_SECONDS)
+
+
+class _Nothing:
+    """A context without effect, for output that is not a terminal."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+
+def closing(view: View, console: Console, ui_url: str, next_steps: Sequence[str]) -> None:
+    """Print how a run ended, its tables, and where to go from here."""
+    if view.phases:
+        console.print(table(view.phases, "Phases", _known(view.phases, PHASE_COLUMNS)))
+    if view.hosts:
+        columns = [c for c in _known(view.hosts, HOST_COLUMNS) if c not in ("progress", "task")]
+        console.print(table(view.hosts, "Hosts", columns))
+    if view.nodes:
+        console.print(table(view.nodes, "Nodes", _known(view.nodes, NODE_COLUMNS)))
+    state = view.run.state
+    if state is not None and not state.is_completed():
+        console.print(f"[bold red]{state.name}[/]: ", end="")
+        console.print(state.message or "no message", markup=False, soft_wrap=True)
+    console.print(f"Run: {ui_url}/runs/flow-run/{view.run.id}", soft_wrap=True, highlight=False)
+    for step in next_steps:
+        console.print(step, soft_wrap=True, highlight=False, markup=False)
