@@ -1,1 +1,1 @@
-"""A Proxmox VE cluster for the lab: the HTTPS API of three nodes, with real Linux guests behind it."""
+"""A Proxmox VE cluster for the lab: three nodes' HTTPS API, with real Linux guests behind."""

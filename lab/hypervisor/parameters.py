@@ -124,7 +124,7 @@ SNAPSHOT_NAME = string(required=True, pattern=r"[A-Za-z][A-Za-z0-9_\-]+", max_le
 
 
 class Schema:
-    """The parameters of one route. A name `net[n]` with `indexes={"net": 32}` takes net0 to net31."""
+    """One route's parameters. A name `net[n]` with `indexes={"net": 32}` takes net0 to net31."""
 
     def __init__(
         self, parameters: Mapping[str, Param], indexes: Mapping[str, int] | None = None
