@@ -2,19 +2,16 @@
 
 import argparse
 import sys
-import time
 
 from lab.toolchain.gobuild import BuildError, build_tools
 from lab.toolchain.image import build_image
 from lab.toolchain.paths import NotBuiltError
 from lab.toolchain.rke2 import build_rke2
 
-_STARTED = time.monotonic()
-
 
 def say(line: str) -> None:
-    """One line of progress with the seconds since the start."""
-    print(f"[{time.monotonic() - _STARTED:6.1f} s] {line}", flush=True)
+    """One line of progress."""
+    print(f"           {line}", flush=True)
 
 
 def main(arguments: list[str] | None = None) -> int:
