@@ -166,7 +166,19 @@ install_packages() {
     local rc=0
     { retry apt update && retry apt_install "${absent[@]}"; } || rc=1
     lift_policy
+    keep_off "${absent[@]}"
     return $rc
+}
+
+keep_off() { # nor may what was installed for the lab start at the machine's next boot
+    local package
+    command -v systemctl >/dev/null || return 0
+    for package in "$@"; do
+        case $package in
+        bind9) systemctl disable named.service >>"$log" 2>&1 || true ;;
+        postgresql) systemctl disable postgresql.service >>"$log" 2>&1 || true ;;
+        esac
+    done
 }
 
 install_uv() {

@@ -34,7 +34,7 @@ _CHUNK = 1 << 20
 
 def _sources() -> list[Path]:
     wanted = [*SOURCE_DIR.rglob("*.go"), SOURCE_DIR / "go.mod", SOURCE_DIR / "go.sum"]
-    wanted += [*(SOURCE_DIR / "systemd").iterdir(), *(SOURCE_DIR / "scripts").iterdir()]
+    wanted += [*SOURCE_DIR.glob("systemd/*"), *SOURCE_DIR.glob("scripts/*")]
     return [path for path in wanted if path.is_file() and not path.name.endswith("_test.go")]
 
 
@@ -71,9 +71,9 @@ def build_rke2(say: Say) -> Path:
 
 def _members(stage: Path) -> Iterator[tuple[str, Path, int]]:
     yield "bin/rke2", stage / "rke2", 0o755
-    for script in sorted((SOURCE_DIR / "scripts").iterdir()):
+    for script in sorted(SOURCE_DIR.glob("scripts/*")):
         yield f"bin/{script.name}", script, 0o755
-    for unit in sorted((SOURCE_DIR / "systemd").iterdir()):
+    for unit in sorted(SOURCE_DIR.glob("systemd/*")):
         yield f"lib/systemd/system/{unit.name}", unit, 0o644
     for part in PARTS:
         yield f"libexec/rke2/{part}", tool(part).resolve(), 0o755
