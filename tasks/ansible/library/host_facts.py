@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+import time
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule  # type: ignore[import-untyped]
@@ -23,6 +24,8 @@ options:
 """
 
 RKE2_CONFIG = Path("/etc/rancher/rke2/config.yaml")
+CLOUD_INIT = Path("/run/cloud-init")
+FIRST_BOOT_SECONDS = 300
 ETCD_MEMBER = Path("/var/lib/rancher/rke2/server/db/etcd/member")
 
 
@@ -30,6 +33,20 @@ def output(*command: str) -> str:
     """Return a command's output; a failing one counts for what it printed."""
     ended = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     return ended.stdout.strip()
+
+
+def await_first_boot() -> str:
+    """Wait until cloud-init is through with this boot; return its errors, empty if none."""
+    until = time.monotonic() + FIRST_BOOT_SECONDS
+    result = CLOUD_INIT / "result.json"
+    if not (CLOUD_INIT / "enabled").exists():
+        return ""
+    while not result.exists():
+        if time.monotonic() > until:
+            return f"cloud-init is not through after {FIRST_BOOT_SECONDS} s"
+        time.sleep(0.2)
+    errors = json.loads(result.read_text()).get("v1", {}).get("errors") or []
+    return f"cloud-init failed: {'; '.join(errors)[:500]}" if errors else ""
 
 
 def missing_packages(wanted: list[str]) -> list[str]:
@@ -73,7 +90,8 @@ def main() -> None:
     )
     release = os_release()
     interface = interface_of(module.params["address"])
-    problems = []
+    first_boot = await_first_boot()
+    problems = [first_boot] if first_boot else []
     if release.get("ID") != "debian" or release.get("VERSION_ID") != "12":
         problems.append(f"the host runs {release.get('PRETTY_NAME')}, and the roles need Debian 12")
     if not interface:

@@ -12,6 +12,8 @@ import hashlib
 import shutil
 import ssl
 import tarfile
+import time
+import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -35,6 +37,7 @@ CHECKSUMS = "sha256sum-amd64.txt"
 STATE = Path("/var/lib/infraflows/rke2-release")
 CHUNK_BYTES = 1 << 20
 TIMEOUT_SECONDS = 60
+ATTEMPTS = 4
 
 
 class Failed(Exception):
@@ -44,10 +47,15 @@ class Failed(Exception):
 def opened(url: str, ca_certificate: str) -> Any:
     """Open a URL of the mirror."""
     context = ssl.create_default_context(cadata=ca_certificate or None)
-    try:
-        return urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS, context=context)  # noqa: S310 - the scheme is checked in main
-    except OSError as error:
-        raise Failed(f"Unable to fetch {url}: {error}. Check the artifact mirror.") from error
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            return urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS, context=context)  # noqa: S310 - the scheme is checked in main
+        except OSError as error:
+            is_refused = isinstance(error, urllib.error.HTTPError) and error.code < 500
+            if attempt == ATTEMPTS or is_refused:
+                raise Failed(f"Unable to fetch {url}: {error}. Check the mirror.") from error
+            time.sleep(2 * attempt)
+    raise AssertionError("the last attempt returns or raises")
 
 
 def wanted_checksum(base: str, ca_certificate: str) -> str:
