@@ -1,0 +1,178 @@
+"""PostgreSQL, where the Prefect server of the lab keeps its database.
+
+The distribution's own binaries, a cluster of our own in the lab's home. Passwords travel on
+standard input, never in an argv.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+from lab.layout import GATEWAY, POSTGRESQL_PORT, Layout
+from lab.services.credentials import credential
+from lab.services.files import owned_directory, write_if_changed
+from lab.services.service import Launch, Service
+
+USER = "postgres"
+BINARIES = Path("/usr/lib/postgresql/15/bin")
+DATABASE = "prefect"
+
+_SETTINGS = f"""\
+listen_addresses = '{GATEWAY}'
+port = {POSTGRESQL_PORT}
+unix_socket_directories = '{{sockets}}'
+password_encryption = 'scram-sha-256'
+max_connections = 100
+shared_buffers = '64MB'
+log_destination = 'stderr'
+logging_collector = off
+log_statement = 'none'
+"""
+
+_ACCESS = f"""\
+# The operating system's postgres user by socket; Prefect by password; nobody else.
+local all postgres peer
+host {DATABASE} {DATABASE} {GATEWAY}/32 scram-sha-256
+"""
+
+
+def _data(layout: Layout) -> Path:
+    return layout.postgresql_directory / "data"
+
+
+def _sockets(layout: Layout) -> Path:
+    return layout.run_directory / "postgresql"
+
+
+def prepare(layout: Layout) -> None:
+    owned_directory(layout.postgresql_directory, USER)
+    owned_directory(_sockets(layout), USER)
+    data = _data(layout)
+    if not (data / "PG_VERSION").exists():
+        _create_cluster(data)
+    write_if_changed(
+        data / "conf.d" / "lab.conf", _SETTINGS.format(sockets=_sockets(layout)), mode=0o644
+    )
+    shutil.chown(data / "conf.d", USER, USER)
+    write_if_changed(data / "pg_hba.conf", _ACCESS, mode=0o644)
+    _forget_stale_pid_file(data)
+
+
+def _create_cluster(data: Path) -> None:
+    """Create it aside and rename it: a cluster whose making was cut off is never used."""
+    half_made = data.with_name("data.new")
+    shutil.rmtree(half_made, ignore_errors=True)
+    shutil.rmtree(data, ignore_errors=True)
+    _run_as_postgres(
+        [
+            str(BINARIES / "initdb"),
+            f"--pgdata={half_made}",
+            "--encoding=UTF8",
+            "--locale=C.UTF-8",
+            "--auth=reject",
+            "--no-sync",
+            "--no-instructions",
+        ]
+    )
+    configuration = half_made / "postgresql.conf"
+    with configuration.open("a", encoding="utf-8") as file:
+        file.write("\ninclude_dir = 'conf.d'\n")
+    (half_made / "conf.d").mkdir()
+    half_made.rename(data)
+
+
+def _forget_stale_pid_file(data: Path) -> None:
+    """After a reboot the file's pid may be another program's; PostgreSQL would refuse to start."""
+    pid_file = data / "postmaster.pid"
+    try:
+        pid = int(pid_file.read_text(encoding="ascii").split("\n", 1)[0])
+        program = Path(f"/proc/{pid}/exe").resolve().name
+    except (FileNotFoundError, ValueError):
+        program = ""
+    if program != "postgres":
+        pid_file.unlink(missing_ok=True)
+
+
+def launch(layout: Layout) -> Launch:
+    return Launch(
+        command=[str(BINARIES / "postgres"), "-D", str(_data(layout))],
+        user=USER,
+        directory=layout.postgresql_directory,
+        environment={"HOME": str(layout.postgresql_directory)},
+    )
+
+
+def answers(layout: Layout) -> str | None:
+    result = subprocess.run(
+        [str(BINARIES / "pg_isready"), "-q", "-h", str(_sockets(layout)), "-t", "2"],
+        capture_output=True,
+        check=False,
+        timeout=10,
+    )
+    return None if result.returncode == 0 else "pg_isready says that it takes no connections"
+
+
+def settle(layout: Layout) -> None:
+    """The role and the database of Prefect, with the password of today."""
+    login = credential(layout, "postgresql")
+    _psql(
+        layout,
+        "postgres",
+        f"""
+        SELECT 'CREATE ROLE {DATABASE} LOGIN'
+         WHERE NOT EXISTS (SELECT 1 FROM pg_roles WHERE rolname = '{DATABASE}') \\gexec
+        ALTER ROLE {DATABASE} PASSWORD '{login["password"]}';
+        SELECT 'CREATE DATABASE {DATABASE} OWNER {DATABASE}'
+         WHERE NOT EXISTS (SELECT 1 FROM pg_database WHERE datname = '{DATABASE}') \\gexec
+        """,  # noqa: S608 - our own names, and a password of URL-safe characters that we made
+    )
+    _psql(layout, DATABASE, "CREATE EXTENSION IF NOT EXISTS pg_trgm;")
+
+
+def _psql(layout: Layout, database: str, statements: str) -> None:
+    _run_as_postgres(
+        [
+            str(BINARIES / "psql"),
+            "--no-psqlrc",
+            "--quiet",
+            "--set=ON_ERROR_STOP=1",
+            f"--host={_sockets(layout)}",
+            f"--dbname={database}",
+            "--file=-",
+        ],
+        statements,
+    )
+
+
+def _run_as_postgres(command: list[str], standard_input: str = "") -> None:
+    result = subprocess.run(
+        ["setpriv", f"--reuid={USER}", f"--regid={USER}", "--init-groups", "--", *command],
+        input=standard_input,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+        cwd="/",
+        env={
+            "PATH": "/usr/bin:/bin",
+            "LANG": "C.UTF-8",
+            "PGOPTIONS": "-c client_min_messages=warning",
+        },
+    )
+    if result.returncode != 0:
+        raise RuntimeError(f"Unable to run {Path(command[0]).name}: {result.stderr.strip()[-500:]}")
+
+
+SERVICE = Service(
+    name="postgresql",
+    summary="PostgreSQL 15: Prefect's database",
+    launch=launch,
+    prepare=prepare,
+    answers=answers,
+    settle=settle,
+    is_healthy=answers,
+    programs=(str(BINARIES / "postgres"), str(BINARIES / "initdb"), "setpriv"),
+    start_timeout_seconds=60,
+)

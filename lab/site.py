@@ -1,0 +1,84 @@
+"""The description of the lab as a site: what `infraflows setup --site` reads.
+
+It holds addresses, names and the paths of files, never a secret. A real site writes the same file.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+
+from lab.layout import (
+    DNS_PORT,
+    ENVIRONMENT,
+    GATEWAY,
+    GIT_BRANCH,
+    ZONE,
+    Layout,
+)
+from lab.services.files import write_if_changed
+from lab.services.openbao_setup import (
+    KV_MOUNT,
+    LEDGER_KEY,
+    SSH_MOUNT,
+    SSH_ROLE,
+    STATE_KEY,
+    TRANSIT_MOUNT,
+)
+from lab.toolchain.paths import bin_dir, provider_mirror
+
+
+def site_document(layout: Layout) -> dict[str, Any]:
+    ca_file = str(layout.ca_file)
+    secrets = f"infraflows/{ENVIRONMENT}"
+    return {
+        "environment": ENVIRONMENT,
+        "openbao": {
+            "address": layout.openbao_url,
+            "ca_file": ca_file,
+            "role_id_file": str(layout.role_id_file),
+            "secret_id_file": str(layout.secret_id_file),
+            "kv_mount": KV_MOUNT,
+            "transit_mount": TRANSIT_MOUNT,
+            "ssh_mount": SSH_MOUNT,
+            "ssh_role": SSH_ROLE,
+            "ledger_key": LEDGER_KEY,
+            "state_key": STATE_KEY,
+        },
+        "proxmox": {
+            "url": layout.proxmox_url,
+            "ca_file": ca_file,
+            "credential": f"{secrets}/proxmox",
+        },
+        "git": {
+            "url": layout.git_url,
+            "branch": GIT_BRANCH,
+            "ca_file": ca_file,
+            "credential": f"{secrets}/git",
+        },
+        "dns": {
+            "server": GATEWAY,
+            "port": DNS_PORT,
+            "zone": ZONE,
+            "credential": f"{secrets}/dns",
+        },
+        "state": {
+            "url": layout.state_url,
+            "ca_file": ca_file,
+            "credential": f"{secrets}/state",
+        },
+        "toolchain": {
+            "tofu": str(bin_dir() / "tofu"),
+            "provider_mirror": str(provider_mirror()),
+        },
+        "artifacts": {"url": layout.artifacts_url, "ca_file": ca_file},
+        "ledger": {"directory": str(layout.ledger_directory)},
+        "prefect": {"api_url": layout.prefect_api_url, "ui_url": layout.ui_url},
+    }
+
+
+def write_site(layout: Layout) -> bool:
+    """Write the description if it changed. Says whether it wrote."""
+    text = yaml.safe_dump(site_document(layout), sort_keys=False)
+    return write_if_changed(layout.site_file, text)
