@@ -2,6 +2,8 @@
 
 import argparse
 import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 from lab.toolchain.gobuild import BuildError, build_tools
 from lab.toolchain.image import build_image
@@ -14,22 +16,39 @@ def say(line: str) -> None:
     print(f"           {line}", flush=True)
 
 
+def build(wanted: str) -> list[str]:
+    """Build what is wanted; the failures, all of them."""
+    first: list[Callable[[], object]] = []
+    if wanted in {"tools", "all"}:
+        first.append(lambda: build_tools(say))
+    if wanted in {"image", "all"}:
+        # The image waits for the network and the disk, the tools for the processor: side by side.
+        first.append(lambda: build_image(say))
+    failures = _failures(first)
+    if not failures and wanted in {"rke2", "all"}:
+        failures = _failures([lambda: build_rke2(say)])
+    return failures
+
+
+def _failures(jobs: list[Callable[[], object]]) -> list[str]:
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        started = [pool.submit(job) for job in jobs]
+    errors = [error for job in started if (error := job.exception()) is not None]
+    for error in errors:
+        if not isinstance(error, BuildError | NotBuiltError | OSError):
+            raise error
+    return [str(error) for error in errors]
+
+
 def main(arguments: list[str] | None = None) -> int:
+    """The command's exit code."""
     parser = argparse.ArgumentParser(prog="python -m lab.toolchain", description=__doc__)
     parser.add_argument("command", choices=["build"])
     parser.add_argument("what", nargs="?", default="all", choices=["tools", "image", "rke2", "all"])
-    wanted = parser.parse_args(arguments).what
-    try:
-        if wanted in {"tools", "all"}:
-            build_tools(say)
-        if wanted in {"image", "all"}:
-            build_image(say)
-        if wanted in {"rke2", "all"}:
-            build_rke2(say)
-    except (BuildError, NotBuiltError) as error:
-        print(error, file=sys.stderr)
-        return 1
-    return 0
+    failures = build(parser.parse_args(arguments).what)
+    for failure in failures:
+        print(failure, file=sys.stderr)
+    return 1 if failures else 0
 
 
 if __name__ == "__main__":
