@@ -139,18 +139,21 @@ class _Listener:
             line = str(raw.get("stdout", "")).strip()
             if line:
                 self.console.append(masked(line, self._secrets))
-        event = self._typed(kind, raw.get("event_data") or {})
+        event = self._typed(kind, raw.get("event_data") or {}, str(raw.get("stdout", "")))
         if event is not None:
             self.events.append(event)
             if self._on_event is not None:
                 self._on_event(event)
         return False
 
-    def _typed(self, kind: str, data: Mapping[str, Any]) -> HostEvent | None:
+    def _typed(self, kind: str, data: Mapping[str, Any], line: str) -> HostEvent | None:
         result = data.get("res") or {}
+        # Of a task that handles a secret the whole result is withheld: only the line that Ansible
+        # prints still says whether something was changed.
+        is_changed = result.get("changed") or ("censored" in result and line.startswith("changed:"))
         status = {
             "runner_on_start": TaskStatus.STARTED,
-            "runner_on_ok": TaskStatus.CHANGED if result.get("changed") else TaskStatus.OK,
+            "runner_on_ok": TaskStatus.CHANGED if is_changed else TaskStatus.OK,
             "runner_on_skipped": TaskStatus.SKIPPED,
             "runner_on_failed": (
                 TaskStatus.IGNORED if data.get("ignore_errors") else TaskStatus.FAILED
@@ -190,6 +193,7 @@ def _configuration(run: PlaybookRun) -> str:
         "deprecation_warnings = False",
         "no_target_syslog = True",
         "nocows = True",
+        "nocolor = True",
         f"remote_user = {run.user}",
         f"timeout = {run.connect_timeout_seconds}",
         f"local_tmp = {run.directory / 'tmp'}",

@@ -175,7 +175,7 @@ def explained(result: PlaybookResult, reports: list[HostReport]) -> LifecycleErr
         )
     return PermanentError(
         f"Unable to configure the machines: Ansible ended with {result.exit_code} before it "
-        f"reached one: {result.console or 'it gave no reason'}. Check the playbook and the inventory."
+        f"reached one: {result.console or 'it gave no reason'}. Check playbook and inventory."
     )
 
 

@@ -41,7 +41,7 @@ options:
 
 FILE_OPTIONS = {
     "path": {"type": "str", "required": True},
-    "content": {"type": "str"},
+    "content": {"type": "str", "no_log": False},
     "link_to": {"type": "str"},
     "absent": {"type": "bool", "default": False},
     "mode": {"type": "str", "default": "0644"},
