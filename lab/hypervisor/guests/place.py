@@ -23,6 +23,11 @@ HOLDS: tuple[Hold, ...] = ("paused", "hung")
 _RUN_FILES = ("nspawn.pid", "init.pid", "supervisor.pid", "reset", *HOLDS)
 
 
+def group_of_instance(instance: str) -> str:
+    """The control group above those of the guests and of their supervisors."""
+    return f"infraflows-{instance}"
+
+
 class GuestPlace:
     """One guest's directory, group and processes."""
 
@@ -32,8 +37,7 @@ class GuestPlace:
         self.directory = directory
         self.netns = netns
         self.machine = f"{instance}-{vmid}"
-        self._instance_group = f"infraflows-{instance}"
-        self.group = f"{self._instance_group}/{vmid}"
+        self.group = f"{group_of_instance(instance)}/{vmid}"
         self.cgroup = GuestCgroup(self.group)
 
     def orders(self) -> Orders | None:
@@ -93,10 +97,6 @@ class GuestPlace:
             with contextlib.suppress(FileNotFoundError):
                 return (self.directory / name).read_text().strip()
         return "its supervisor ended without a word"
-
-    def remove_group_of_instance(self) -> None:
-        """Remove the groups above the guests', once all guests have ended."""
-        GuestCgroup(self._instance_group).remove()
 
     def _nspawn(self) -> ProcessIdentity | None:
         return self._living("nspawn.pid")

@@ -28,7 +28,7 @@ class ProcessIdentity:
         fields = stat_fields(self.pid)
         return fields is not None and fields[0] not in "ZX" and int(fields[19]) == self.start_ticks
 
-    def kill(self, number: signal.Signals = signal.SIGKILL) -> None:
+    def kill(self, number: int = signal.SIGKILL) -> None:
         """Send a signal; a process that is gone is fine."""
         if self.is_alive():
             with contextlib.suppress(ProcessLookupError):

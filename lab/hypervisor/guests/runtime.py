@@ -40,9 +40,10 @@ from lab.hypervisor.guests.agent import (
     run_in_guest,
     write_guest_file,
 )
+from lab.hypervisor.guests.cgroups import GuestCgroup
 from lab.hypervisor.guests.disks import DiskStore
 from lab.hypervisor.guests.links import bridge_name, detach_link
-from lab.hypervisor.guests.place import GuestPlace
+from lab.hypervisor.guests.place import GuestPlace, group_of_instance
 from lab.hypervisor.guests.processes import ProcessIdentity
 from lab.hypervisor.guests.seed import seed_files
 from lab.hypervisor.guests.supervisor import Orders
@@ -171,7 +172,14 @@ class NspawnRuntime:
 
     async def clear(self) -> None:
         """End every guest and remove every file: the lab goes down for good."""
-        await self._thread(self._clear)
+        await self._thread(self.clear_now)
+
+    def clear_now(self) -> None:
+        """The same for a caller without an event loop."""
+        with ThreadPoolExecutor(max_workers=8) as pool:
+            list(pool.map(self._pull_the_plug, self._places()))
+        GuestCgroup(group_of_instance(self._instance)).remove()
+        shutil.rmtree(self._directory, ignore_errors=True)
 
     # The guest agent's acts
 
@@ -274,7 +282,7 @@ class NspawnRuntime:
             bridge=bridge,
             mac=guest.mac,
             cgroup=place.group,
-            supervisors_cgroup=f"infraflows-{self._instance}/supervisors",
+            supervisors_cgroup=f"{group_of_instance(self._instance)}/supervisors",
             cores=guest.cores,
             memory_mib=guest.memory_mib,
             seed=seed_files(guest),
@@ -317,7 +325,7 @@ class NspawnRuntime:
             init = place.init()
             if init is not None and now >= next_signal:
                 # A young init has no handler yet and the signal is lost: it is sent again.
-                init.kill(signal.Signals(_POWER_OFF))
+                init.kill(_POWER_OFF)
                 next_signal = now + 2.0
             await asyncio.sleep(0.05)
 
@@ -378,15 +386,6 @@ class NspawnRuntime:
                 (place.directory / "reset").unlink(missing_ok=True)
                 if not place.is_alive():
                     self._sweep(place)
-
-    def _clear(self) -> None:
-        places = list(self._places())
-        list(self._pool.map(self._pull_the_plug, places)) if len(places) > 1 else None
-        for place in places:
-            self._pull_the_plug(place)
-        if places:
-            places[0].remove_group_of_instance()
-        shutil.rmtree(self._directory)
 
 
 def _raise_inotify_limit() -> None:

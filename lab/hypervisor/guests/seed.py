@@ -46,7 +46,6 @@ def _user_data(guest: GuestConfig) -> dict[str, object]:
     data["chpasswd"] = {"expire": False}
     data["users"] = ["default"]
     data["package_upgrade"] = False
-    data["locale"] = False
     return data
 
 
