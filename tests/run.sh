@@ -50,6 +50,7 @@ for argument in "${@:-all}"; do
     esac
 done
 
+budget_seconds=${INFRAFLOWS_TEST_BUDGET_SECONDS:-1750} # of all parts together
 rows=()
 failed=0
 lab_is_up=false
@@ -60,8 +61,10 @@ record() { rows+=("$(printf '%-8s  %-7s  %7s s  %s' "$1" "$2" "$3" "$4")"); }
 
 # run_part NAME LIMIT_SECONDS COMMAND...: quiet when it passes, the end of its output when not.
 run_part() {
-    local name=$1 limit=$2 since=$EPOCHREALTIME rc last
+    local name=$1 limit=$2 since=$EPOCHREALTIME rc last left=$((budget_seconds - SECONDS))
     shift 2
+    ((left < 30)) && left=30
+    ((limit > left)) && limit=$left
     echo "== $name"
     # `timeout` ends the whole group of the part, and what ignores TERM is killed.
     timeout --kill-after=30 "$limit" "$@" >"$results/$name.log" 2>&1 </dev/null
