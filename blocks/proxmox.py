@@ -16,6 +16,7 @@ from prefect.blocks.core import Block
 from pydantic import Field
 
 from blocks import proxmox_reading as reading
+from blocks.openbao import openbao
 from blocks.proxmox_transport import ProxmoxTransport, sentence_error, shortened
 from domain.errors import Conflict, LifecycleError, NotFound, PermanentError, TemporaryError
 from domain.hypervisors import (
@@ -215,7 +216,7 @@ class ProxmoxApi:
             if time.monotonic() - started > deadline_seconds:
                 raise Conflict(
                     f"Unable to use machine {vm_id}: it is locked ({lock}) for more than "
-                    f"{deadline_seconds:.0f} s. Find the task that holds it; if none: qm unlock {vm_id}."
+                    f"{deadline_seconds:.0f} s. Find its task; if none: qm unlock {vm_id}."
                 )
             time.sleep(POLL_SECONDS)
 
@@ -321,3 +322,10 @@ def proxmox(environment: str) -> ProxmoxCluster:
             f"Unable to load the Proxmox VE block {environment!r}: there is no such document. "
             "Run: infraflows setup --site <file>."
         ) from error
+
+
+def connected(environment: str) -> ProxmoxApi:
+    """Return the acts on an environment's cluster, with the credential read from OpenBao."""
+    block = proxmox(environment)
+    with openbao(environment).session() as bao:
+        return block.api(bao.read(block.credential))

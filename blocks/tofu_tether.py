@@ -89,8 +89,6 @@ def main(arguments: list[str]) -> int:
 
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # Its output is a pipe whose reader may be gone: that must not end the orderly end.
-    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     _prctl(PR_SET_CHILD_SUBREAPER, 1)
     child = os.fork()
     if child == 0:

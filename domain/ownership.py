@@ -7,6 +7,7 @@ name is easily reused, and what is taken for ours may be deleted.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 from domain.hypervisors import VirtualMachine
@@ -19,6 +20,11 @@ PRODUCT_TAG = "infraflows"
 def cluster_tag(cluster: str) -> str:
     """Return the tag that marks a cluster's machines (Proxmox VE tags hold no colon)."""
     return f"cluster-{cluster}"
+
+
+def pool_comment(cluster: str) -> str:
+    """Return the comment by which a pool is known to be made by the product."""
+    return f"Cluster {cluster}, made by Infraflows"
 
 
 def tags(cluster: str, machine: Machine) -> list[str]:
@@ -39,6 +45,23 @@ def owns(spec: ClusterSpec, machine: Machine, found: VirtualMachine) -> bool:
         and not found.is_template
         and carries_mark(spec, found)
     )
+
+
+def outside_the_spec(spec: ClusterSpec, found: Iterable[VirtualMachine]) -> list[VirtualMachine]:
+    """Return machines that carry the cluster's tag and a name of its form, and are not derived.
+
+    They come from a spec that was larger, or placed its VMIDs elsewhere.
+    """
+    own = own_machines(spec, found := list(found))
+    form = re.compile(rf"{re.escape(spec.name)}-(server|worker)-\d{{1,2}}")
+    return [
+        vm
+        for vm in found
+        if cluster_tag(spec.name) in vm.tags
+        and form.fullmatch(vm.name)
+        and not vm.is_template
+        and all(vm.vm_id != mine.vm_id for mine in own.values())
+    ]
 
 
 def own_machines(spec: ClusterSpec, found: Iterable[VirtualMachine]) -> dict[str, VirtualMachine]:

@@ -1,1 +1,1 @@
-"""Tasks on Proxmox VE: facts, guests, and the machines that a run left behind."""
+"""Steps on Proxmox VE."""

@@ -1,0 +1,1 @@
+"""Steps on OpenTofu, and the module that they apply."""

@@ -1,0 +1,76 @@
+"""Brings the state and the hypervisors together again after a run was cut short.
+
+Promises that a machine which was made and not recorded is adopted, one that was half-made and
+never used is removed, and anything else is named and left alone. Refuses to go on beside a machine
+that it cannot judge.
+"""
+
+from __future__ import annotations
+
+from prefect.logging import get_run_logger
+
+from domain.adoption import Decision, Step, awaits_lock, decide
+from domain.errors import Conflict
+from domain.hypervisors import VirtualMachine
+from domain.machines import machines
+from domain.ownership import cluster_tag
+from domain.specs import ClusterSpec
+from tasks.terraform.workspace import Opened
+
+
+def _relevant(spec: ClusterSpec, opened: Opened) -> tuple[VirtualMachine, ...]:
+    ids = {machine.vm_id for machine in machines(spec)}
+    tag = cluster_tag(spec.name)
+    return opened.api.machines(
+        lambda entry: (
+            int(entry["vmid"]) in ids
+            or entry.get("pool") == spec.proxmox.pool
+            or tag in str(entry.get("tags") or "")
+        )
+    )
+
+
+def _settled(spec: ClusterSpec, opened: Opened) -> tuple[VirtualMachine, ...]:
+    """Return the cluster's machines once no task of the run before holds any of them."""
+    found = _relevant(spec, opened)
+    held = awaits_lock(spec, found)
+    for vm in held:
+        get_run_logger().info("Waiting for machine %s, locked by: %s.", vm.vm_id, vm.lock)
+        opened.api.wait_unlocked(vm.vm_id, vm.node)
+    return _relevant(spec, opened) if held else found
+
+
+def _carry_out(opened: Opened, decision: Decision) -> str:
+    name, vm_id, node = decision.machine, decision.vm_id, decision.node
+    if decision.step is Step.DELETE:
+        opened.api.delete_machine(vm_id, node, expected_name=name)
+        if decision.is_in_state:
+            opened.tofu.forget_machine(name)
+        done = "removed"
+    elif decision.step is Step.ADOPT:
+        opened.tofu.import_machine(name, node, vm_id)
+        done = "adopted"
+    else:
+        opened.tofu.untaint_machine(name)
+        done = "taken as whole"
+    return f"{name} ({vm_id} on {node}) was {done}: {decision.reason}"
+
+
+def settle(spec: ClusterSpec, opened: Opened) -> list[str]:
+    """Adopt or remove what a run before has left; return one sentence for each.
+
+    Raises:
+        Conflict: some machine needs a person.
+    """
+    decisions = decide(spec, _settled(spec, opened), opened.tofu.state_machines())
+    refused = [decision for decision in decisions if decision.step is Step.REFUSE]
+    if refused:
+        listed = "; ".join(f"{d.machine} ({d.vm_id} on {d.node}): {d.reason}" for d in refused)
+        raise Conflict(
+            f"Unable to use what is in the cluster's place: {listed}. "
+            "Look at each by hand: remove it, rename it, or correct the spec."
+        )
+    told = [_carry_out(opened, decision) for decision in decisions]
+    for sentence in told:
+        get_run_logger().warning("A run before was cut short: %s.", sentence)
+    return told
