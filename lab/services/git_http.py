@@ -12,8 +12,9 @@ import subprocess
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from lab.layout import GIT_BRANCH, GIT_REPOSITORY
 
@@ -87,6 +88,17 @@ def _git(repository: Path, *arguments: str, text: str = "") -> str:
     return result.stdout.strip()
 
 
+class _WhileReading(StreamingResponse):
+    """An answer that begins while the request's body is still read.
+
+    git answers before it has read everything. The ordinary response would take the rest of the body
+    from under the reader, to see whether the client is still there.
+    """
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI
+        await self.stream_response(send)
+
+
 async def serve_git(request: Request, directory: Path, *, user: str) -> Response:
     """One request, answered by `git http-backend` as a CGI program."""
     if request.method not in ("GET", "HEAD", "POST"):
@@ -108,7 +120,7 @@ async def serve_git(request: Request, directory: Path, *, user: str) -> Response
         feeding.cancel()
         await _end(process)
         return PlainTextResponse("git http-backend failed\n", status_code=500)
-    return StreamingResponse(_output(process, feeding), status_code=status, headers=headers)
+    return _WhileReading(_output(process, feeding), status_code=status, headers=headers)
 
 
 def _cgi_environment(request: Request, directory: Path, user: str) -> dict[str, str]:
@@ -144,8 +156,8 @@ async def _feed(request: Request, process: asyncio.subprocess.Process) -> None:
         async for chunk in request.stream():
             process.stdin.write(chunk)
             await process.stdin.drain()
-    except (BrokenPipeError, ConnectionResetError):
-        return  # git had enough: its answer says why
+    except (BrokenPipeError, ConnectionResetError, ClientDisconnect):
+        return  # git had enough and its answer says why, or the client went away
     finally:
         process.stdin.close()
 
