@@ -17,6 +17,7 @@ from lab.layout import Layout
 from lab.services.files import PRIVATE, private_directory, write_atomically
 
 PROXMOX_TOKEN_ID = "infraflows@pve!worker"  # noqa: S105 - a token's public name
+ADMIN_TOKEN_ID = "administrator@pve!lab"  # noqa: S105 - a token's public name
 TSIG_KEY_NAME = "infraflows"
 TSIG_ALGORITHM = "hmac-sha256"
 
@@ -29,6 +30,7 @@ def _password() -> str:
 
 _MAKERS: Mapping[str, Callable[[], dict[str, str]]] = {
     "proxmox": lambda: {"token_id": PROXMOX_TOKEN_ID, "token_secret": str(uuid.uuid4())},
+    "proxmox-admin": lambda: {"token_id": ADMIN_TOKEN_ID, "token_secret": str(uuid.uuid4())},
     "git": lambda: {"username": "infraflows", "password": _password()},
     "state": lambda: {"username": "infraflows", "password": _password()},
     "dns": lambda: {
