@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from lab.hypervisor.exceptions import ParameterError
+from lab.hypervisor.exceptions import NotSimulated, ParameterError
 
 Kind = Literal["string", "integer", "number", "boolean", "array"]
 RawParameters = Mapping[str, "str | list[str]"]
@@ -127,10 +127,15 @@ class Schema:
     """One route's parameters. A name `net[n]` with `indexes={"net": 32}` takes net0 to net31."""
 
     def __init__(
-        self, parameters: Mapping[str, Param], indexes: Mapping[str, int] | None = None
+        self,
+        parameters: Mapping[str, Param],
+        indexes: Mapping[str, int] | None = None,
+        unsimulated: re.Pattern[str] | None = None,
     ) -> None:
+        """`unsimulated` matches names that Proxmox takes and the lab answers with 501."""
         self.parameters = dict(parameters)
         self.indexes = dict(indexes or {})
+        self._unsimulated = unsimulated
 
     def find(self, name: str) -> Param | None:
         """The declaration of a name, or None."""
@@ -147,6 +152,8 @@ class Schema:
         errors: dict[str, str] = {}
         for name, text in raw.items():
             declared = self.find(name)
+            if declared is None and self._unsimulated and self._unsimulated.fullmatch(name):
+                raise NotSimulated(f"Parameter '{name}'")
             if declared is None:
                 errors[name] = NOT_IN_SCHEMA
                 continue
