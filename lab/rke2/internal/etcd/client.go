@@ -89,8 +89,11 @@ func (c *Client) call(ctx context.Context, path string, request, response any) e
 	return json.Unmarshal(content, response)
 }
 
-// Health fails until the cluster has a leader and serves linearizable reads.
+// Health fails until the cluster has a leader and serves linearizable reads. A member that is just starting holds a
+// request until it gives up, so the probe gives up first.
 func (c *Client) Health(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
 	_, _, err := c.Get(ctx, "/health-probe")
 	return err
 }

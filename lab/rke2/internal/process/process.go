@@ -91,7 +91,11 @@ func (s *Supervised) run(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
-		logging.Error("%s exited: %v. Restarting it in %s; log: %s", s.child.Name, err, pause, s.child.LogFile)
+		lastLine := ""
+		if lines := s.log.LastLines(); len(lines) > 0 {
+			lastLine = lines[len(lines)-1]
+		}
+		logging.Error("%s exited: %v (%s). Restarting it in %s; log: %s", s.child.Name, err, lastLine, pause, s.child.LogFile)
 		if s.child.OnExit != nil {
 			if err = s.child.OnExit(s.log.LastLines()); err != nil {
 				s.failed <- err

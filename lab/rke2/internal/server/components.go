@@ -48,7 +48,7 @@ func (s *Server) apiServerArguments() []string {
 	l, c := s.layout, s.config
 	issuer := "https://kubernetes.default.svc." + c.ClusterDomain
 	a := arguments{
-		"advertise-address": c.NodeIP, "advertise-port": "6443", "allow-privileged": "true", "anonymous-auth": "false",
+		"advertise-address": c.NodeIP, "allow-privileged": "true", "anonymous-auth": "false",
 		"api-audiences": issuer + ",rke2", "audit-log-maxage": "30", "audit-log-maxbackup": "10",
 		"audit-log-maxsize": "100", "audit-log-path": l.AuditLog(), "audit-policy-file": s.auditPolicy(),
 		"authorization-mode": "Node,RBAC", "bind-address": "0.0.0.0", "cert-dir": l.TLS("temporary-certs"),
@@ -92,7 +92,7 @@ func (s *Server) controllerManagerArguments() []string {
 		"controllers": "*,tokencleaner", "kubeconfig": kubeconfig, "leader-elect": "true", "profiling": "false",
 		"root-ca-file": l.TLS("server-ca.crt"), "secure-port": "10257",
 		"service-account-private-key-file": l.TLS("service.key"), "service-cluster-ip-range": c.ServiceCIDR,
-		"terminated-pod-gc-threshold": "1000", "use-service-account-credentials": "true",
+		"terminated-pod-gc-threshold": "1000", "kube-api-qps": "150", "kube-api-burst": "300", "use-service-account-credentials": "true",
 		"tls-cert-file":        l.TLS("kube-controller-manager", "kube-controller-manager.crt"),
 		"tls-private-key-file": l.TLS("kube-controller-manager", "kube-controller-manager.key"),
 	}

@@ -18,24 +18,25 @@ const (
 	encryptionAnnotation = "rke2.io/encryption-config-hash"
 )
 
-// applyRoles lets kwok, which runs with a kubelet's identity, watch node leases; a kubelet only reads its own by name.
+// applyRoles gives kwok what it needs beyond a kubelet's rights: it lists nodes to see whether the API serves, and it
+// lists and watches its node lease where a kubelet only reads it by name. It changes nothing of other nodes.
 func (s *Server) applyRoles(ctx context.Context) error {
 	const group = "rbac.authorization.k8s.io"
-	base := "/apis/" + group + "/v1/namespaces/kube-node-lease/"
-	metadata := kube.Object{"name": "infraflows-lab-kwok", "namespace": "kube-node-lease"}
+	metadata := kube.Object{"name": "infraflows-lab-kwok"}
 	role := kube.Object{
-		"apiVersion": group + "/v1", "kind": "Role", "metadata": metadata,
-		"rules": []kube.Object{{
-			"apiGroups": []string{"coordination.k8s.io"}, "resources": []string{"leases"}, "verbs": []string{"list", "watch"},
-		}},
+		"apiVersion": group + "/v1", "kind": "ClusterRole", "metadata": metadata, "rules": []kube.Object{
+			{"apiGroups": []string{""}, "resources": []string{"nodes"}, "verbs": []string{"list", "watch"}},
+			{"apiGroups": []string{"coordination.k8s.io"}, "resources": []string{"leases"}, "verbs": []string{"list", "watch"}},
+		},
 	}
 	binding := kube.Object{
-		"apiVersion": group + "/v1", "kind": "RoleBinding", "metadata": metadata,
-		"roleRef":  kube.Object{"apiGroup": group, "kind": "Role", "name": "infraflows-lab-kwok"},
+		"apiVersion": group + "/v1", "kind": "ClusterRoleBinding", "metadata": metadata,
+		"roleRef":  kube.Object{"apiGroup": group, "kind": "ClusterRole", "name": "infraflows-lab-kwok"},
 		"subjects": []kube.Object{{"apiGroup": group, "kind": "Group", "name": "system:nodes"}},
 	}
-	for path, object := range map[string]kube.Object{"roles/infraflows-lab-kwok": role, "rolebindings/infraflows-lab-kwok": binding} {
-		if _, err := s.kube.Patch(ctx, base+path+"?fieldManager=rke2&force=true", kube.Apply, object); err != nil {
+	for kind, object := range map[string]kube.Object{"clusterroles": role, "clusterrolebindings": binding} {
+		path := "/apis/" + group + "/v1/" + kind + "/infraflows-lab-kwok?fieldManager=rke2&force=true"
+		if _, err := s.kube.Patch(ctx, path, kube.Apply, object); err != nil {
 			return err
 		}
 	}
