@@ -80,8 +80,13 @@ class ClusterSpec(SpecModel):
     @model_validator(mode="before")
     @classmethod
     def _default_path(cls, data: Any) -> Any:
-        if isinstance(data, Mapping) and not data.get("secrets_path") and data.get("name"):
-            return {**data, "secrets_path": f"clusters/{data['name']}"}
+        if isinstance(data, Mapping) and not data.get("secrets_path"):
+            # From a name that is wrong no path is made: it would be told as a second problem.
+            name = data.get("name")
+            usable = name.strip() if isinstance(name, str) else ""
+            if not NAME_PATTERN.fullmatch(usable):
+                usable = "unnamed"
+            return {**data, "secrets_path": f"clusters/{usable}"}
         return data
 
     @model_validator(mode="after")
