@@ -42,7 +42,9 @@ def ensure_crash_detection() -> str:
         ),
         actions=[
             ChangeFlowRunState(
+                name=None,
                 state=StateType.CRASHED,
+                force=False,
                 message="The worker's heartbeat stopped. Run it again: it goes on where it was.",
             )
         ],
@@ -50,5 +52,6 @@ def ensure_crash_detection() -> str:
     try:
         Automation.read(name=NAME)
     except ValueError:
-        wanted.create()
+        # Called without an event loop, this method of Prefect's runs at once.
+        wanted.create()  # type: ignore[unused-coroutine]
     return NAME

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from prefect.artifacts import create_table_artifact
+from prefect.futures import PrefectFuture
 from prefect.logging import get_run_logger
 from tasks.dns.tasks import gather_dns_facts, publish_names
 from tasks.git.tasks import commit_inventory, commit_platform, repository_location
@@ -54,7 +55,7 @@ class Configured:
 def gather_site_facts(run: ClusterRun) -> SiteFacts:
     """Look at every system at once; nothing is changed."""
     environment, spec = run.environment, run.spec
-    asked = {
+    asked: dict[str, PrefectFuture[Any]] = {
         "hypervisor": gather_proxmox_facts.submit(environment, spec),
         "openbao": gather_openbao_facts.submit(environment, spec),
         "dns": gather_dns_facts.submit(environment, spec),
