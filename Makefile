@@ -7,8 +7,9 @@ setup:
 demo:
 	lab/setup.sh --demo
 	.venv/bin/infraflows-lab up
-	.venv/bin/infraflows setup
-	.venv/bin/infraflows run bootstrap-cluster/lab --watch
+	.venv/bin/infraflows-lab site > /dev/null
+	.venv/bin/infraflows-lab exec -- .venv/bin/infraflows setup --site "$(SITE)"
+	.venv/bin/infraflows-lab exec -- .venv/bin/infraflows run bootstrap-cluster/lab --site "$(SITE)" --watch
 
 down:
 	.venv/bin/infraflows-lab down

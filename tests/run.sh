@@ -140,7 +140,7 @@ start_lab() {
     purge_lab
     export INFRAFLOWS_LAB_INSTANCE=$instance INFRAFLOWS_LAB_HOME=$home INFRAFLOWS_UI_PORT=14200
     lab_is_up=true # what is half up has to be taken down too
-    if ! run_part lab-up 240 bash -c 'infraflows-lab up && infraflows setup'; then
+    if ! run_part lab-up 240 bash -c 'infraflows-lab up && infraflows-lab exec -- infraflows setup'; then
         lab_is_up=false
         keep_lab_logs
         return 1

@@ -92,6 +92,7 @@ def _pack(stage: Path) -> None:
             entry.size, entry.mode = source.stat().st_size, mode
             with source.open("rb") as content:
                 tar.addfile(entry, content)
+    (stage / "rke2").unlink()  # the folder is served: the two files of the mirror and no more
     digest = hashlib.sha256()
     with archive.open("rb") as content:
         while chunk := content.read(_CHUNK):
