@@ -1,4 +1,7 @@
 # Two commands: `make demo` shows the product at work, `make test` runs everything that CI runs.
+INFRAFLOWS_LAB_HOME ?= /var/lib/infraflows-lab
+SITE = $(INFRAFLOWS_LAB_HOME)/site.yaml
+
 .PHONY: demo down test lint bench setup
 
 setup:
@@ -7,7 +10,6 @@ setup:
 demo:
 	lab/setup.sh --demo
 	.venv/bin/infraflows-lab up
-	.venv/bin/infraflows-lab site > /dev/null
 	.venv/bin/infraflows-lab exec -- .venv/bin/infraflows setup --site "$(SITE)"
 	.venv/bin/infraflows-lab exec -- .venv/bin/infraflows run bootstrap-cluster/lab --site "$(SITE)" --watch
 

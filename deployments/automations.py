@@ -50,8 +50,8 @@ def ensure_crash_detection() -> str:
         ],
     )
     try:
-        Automation.read(name=NAME)
+        # Called without an event loop, these methods of Prefect's run at once.
+        Automation.read(name=NAME)  # type: ignore[unused-coroutine]
     except ValueError:
-        # Called without an event loop, this method of Prefect's runs at once.
-        wanted.create()  # type: ignore[unused-coroutine]
+        wanted.create()
     return NAME

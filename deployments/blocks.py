@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from blocks.dns_zone import DnsZone
-from blocks.git_repository import GitRepository
-from blocks.proxmox import ProxmoxCluster
-from blocks.tofu import TofuWorkspace
 from prefect.blocks.core import Block
 
 from blocks.artifact_mirror import ArtifactMirror
+from blocks.dns_zone import DnsZone
+from blocks.git_repository import GitRepository
 from blocks.ledger_file import LedgerDirectory
 from blocks.openbao import OpenBaoServer
+from blocks.proxmox import ProxmoxCluster
+from blocks.tofu import TofuWorkspace
 from deployments.site_file import SiteFile
 
 

@@ -8,16 +8,6 @@ from typing import Any
 from prefect.artifacts import create_table_artifact
 from prefect.futures import PrefectFuture
 from prefect.logging import get_run_logger
-from tasks.dns.tasks import gather_dns_facts, publish_names
-from tasks.git.tasks import commit_inventory, commit_platform, repository_location
-from tasks.kubernetes.tasks import (
-    apply_platform,
-    remove_stale_nodes,
-    render_platform,
-    verify_cluster,
-)
-from tasks.proxmox.tasks import gather_proxmox_facts
-from tasks.terraform.tasks import adopt_or_clear, apply, ensure_pool, plan
 
 from domain.cluster_checks import check_rows
 from domain.errors import PermanentError
@@ -30,7 +20,16 @@ from domain.tofu_plan import ClusterPlan
 from flows.cluster_run import ClusterRun
 from flows.gate import pass_gate
 from tasks.ansible.tasks import configure, probe, store_kubeconfig
+from tasks.dns.tasks import gather_dns_facts, publish_names
+from tasks.git.tasks import commit_inventory, commit_platform, repository_location
+from tasks.kubernetes.tasks import (
+    apply_platform,
+    remove_stale_nodes,
+    render_platform,
+    verify_cluster,
+)
 from tasks.proxmox.guests import Guests, wait_for_guests
+from tasks.proxmox.tasks import gather_proxmox_facts
 from tasks.reports.tasks import publish_report
 from tasks.runs.site_facts import (
     artifact_source,
@@ -38,6 +37,7 @@ from tasks.runs.site_facts import (
     gather_artifact_facts,
     gather_tool_facts,
 )
+from tasks.terraform.tasks import adopt_or_clear, apply, ensure_pool, plan
 from tasks.vault.facts import gather_openbao_facts
 from tasks.vault.secrets import ensure_cluster_secrets
 

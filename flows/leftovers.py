@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+from domain.specs import ClusterSpec
 from tasks.dns.tasks import names_left
 from tasks.git.tasks import cluster_files_left
 from tasks.proxmox.tasks import machines_left
 from tasks.terraform.tasks import state_resources_left
-
-from domain.specs import ClusterSpec
 from tasks.vault.secrets import secrets_left
 
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from tasks.dns.tasks import remove_names
-from tasks.git.tasks import remove_cluster_files
-from tasks.proxmox.tasks import remove_leftover_machines, remove_pool
-from tasks.terraform.tasks import apply, remove_state
-
 from domain.errors import PermanentError
 from domain.phases import PhaseState
 from domain.tofu_plan import ClusterPlan
 from flows.cluster_run import ClusterRun
 from flows.leftovers import cluster_leftovers
+from tasks.dns.tasks import remove_names
+from tasks.git.tasks import remove_cluster_files
+from tasks.proxmox.tasks import remove_leftover_machines, remove_pool
+from tasks.terraform.tasks import apply, remove_state
 from tasks.vault.facts import gather_openbao_facts
 from tasks.vault.secrets import remove_cluster_secrets
 
