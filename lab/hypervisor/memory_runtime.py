@@ -64,7 +64,12 @@ class MemoryRuntime:
         key = f"ssh-ed25519 AAAAmemory{guest.vmid} root@{guest.name}\n"
         self._files[guest.vmid, HOST_KEY_FILE] = key.encode()
 
-    async def stop(self, vmid: int, *, graceful_timeout_seconds: float | None) -> None:
+    async def stop(
+        self,
+        vmid: int,
+        *,
+        graceful_timeout_seconds: float | None,  # noqa: ARG002 - nothing to wait for
+    ) -> None:
         self.guests.pop(vmid, None)
         self.paused.discard(vmid)
 
@@ -100,7 +105,10 @@ class MemoryRuntime:
         return [{"name": "eth0", "hardware-address": guest.mac.lower(), "ip-addresses": addresses}]
 
     async def execute(
-        self, vmid: int, argv: list[str], input_data: bytes
+        self,
+        vmid: int,  # noqa: ARG002 - the protocol's arguments
+        argv: list[str],  # noqa: ARG002
+        input_data: bytes,  # noqa: ARG002
     ) -> tuple[int, bytes, bytes]:
         raise GuestRuntimeError("no command runs in a guest that is in memory only")
 

@@ -171,7 +171,10 @@ def _break_off(hypervisor: Hypervisor, vm: VirtualMachine, fault: Fault) -> None
     left = fault.parameters.get("leave", "disk")
     if left == "nothing":
         raise ApiError("storage migration failed: mirroring error: Input/output error")
-    if left == "disk":
+    if left == "disk":  # as when the clean-up came as far as the configuration, and no further
+        for volume in hypervisor.storage.owned_by(vm.vmid):
+            if volume.disk_id is None:
+                hypervisor.storage.free(volume)
         hypervisor.forget(vm)
     raise _ClonePowerLoss
 
