@@ -34,6 +34,8 @@ from domain.hypervisors import (
 POLL_SECONDS = 0.5
 TASK_DEADLINE_SECONDS = 1800.0
 LOCK_DEADLINE_SECONDS = 900.0
+ABANDONED_SECONDS = 10.0
+"""A lock that no running task explains for this long is what a dead task has left."""
 LOG_TAIL_LINES = 5
 MISSED_ANSWERS_AT_MOST = 20
 GOOD_ENDS = ("OK", "WARNINGS")
@@ -195,30 +197,50 @@ class ProxmoxApi:
         tail = [shortened(str(line.get("t", ""))) for line in lines][-LOG_TAIL_LINES:]
         return f"Its log ends: {' | '.join(filter(None, tail))}. " if any(tail) else ""
 
+    def running_tasks(self) -> set[tuple[str, str]]:
+        """Return type and subject of each task that runs now, as (`qmclone`, `9000`)."""
+        answer = self._http.get("list the running tasks", "cluster/tasks")
+        return {
+            (str(entry.get("type", "")), str(entry.get("id", "")))
+            for entry in answer
+            if not entry.get("endtime")
+        }
+
     def wait_unlocked(
         self, vm_id: int, node: str, deadline_seconds: float = LOCK_DEADLINE_SECONDS
     ) -> None:
         """Wait until no task holds the machine; an absent machine holds no lock.
 
         Raises:
-            Conflict: it is still locked at the deadline.
+            Conflict: it is still locked at the deadline, or by no task that runs.
         """
-        started = time.monotonic()
-        while True:
-            try:
-                lock = self.config(vm_id, node).get("lock")
-            except NotFound:
-                return
-            except TemporaryError:
-                lock = "unknown: its hypervisor does not answer"
-            if not lock:
-                return
-            if time.monotonic() - started > deadline_seconds:
+        started = seen = time.monotonic()
+        while (lock := self._lock(vm_id, node)) is not None:
+            now = time.monotonic()
+            # A clone's task bears the number of its source, so any clone may hold the lock.
+            if any(kind == "qmclone" or of == str(vm_id) for kind, of in self._running()):
+                seen = now
+            if now - seen > ABANDONED_SECONDS or now - started > deadline_seconds:
                 raise Conflict(
-                    f"Unable to use machine {vm_id}: it is locked ({lock}) for more than "
-                    f"{deadline_seconds:.0f} s. Find its task; if none: qm unlock {vm_id}."
+                    f"Unable to use machine {vm_id}: it is locked ({lock}) for "
+                    f"{now - started:.0f} s. If no task works on it, as root on {node}: "
+                    f"qm unlock {vm_id}."
                 )
             time.sleep(POLL_SECONDS)
+
+    def _running(self) -> set[tuple[str, str]]:
+        try:
+            return self.running_tasks()
+        except TemporaryError:
+            return {("qmclone", "unknown")}
+
+    def _lock(self, vm_id: int, node: str) -> str | None:
+        try:
+            return self.config(vm_id, node).get("lock") or None
+        except NotFound:
+            return None
+        except TemporaryError:
+            return "unknown: its hypervisor does not answer"
 
     def stop(self, vm_id: int, node: str) -> None:
         """Switch a machine off at once and see that it is."""

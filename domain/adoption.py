@@ -60,6 +60,11 @@ def is_whole(machine: Machine, found: VirtualMachine) -> bool:
     )
 
 
+def is_aborted_clone(found: VirtualMachine) -> bool:
+    """Return whether a machine is what a clone leaves whose hypervisor died: locked, nameless."""
+    return found.lock == "clone" and found.name in ("", f"VM{found.vm_id}", f"VM {found.vm_id}")
+
+
 def was_never_used(found: VirtualMachine) -> bool:
     """Return whether a machine cannot have been part of a cluster: it has no address of its own."""
     return found.is_config_known and not found.addresses
@@ -71,6 +76,12 @@ def _decide(
     def decision(step: Step, reason: str) -> Decision:
         return Decision(step, machine.name, found.vm_id, found.node, reason, entry is not None)
 
+    if is_aborted_clone(found):
+        return decision(
+            Step.REFUSE,
+            f"an aborted clone left it locked, which only root may end. On {found.node} run: "
+            f"qm unlock {found.vm_id} && qm destroy {found.vm_id}",
+        )
     if not owns(spec, machine, found):
         return decision(
             Step.REFUSE, f"VMID {found.vm_id} is {found.name!r}, which is not this cluster's"
@@ -124,6 +135,9 @@ def decide(
 
 
 def awaits_lock(spec: ClusterSpec, found: Iterable[VirtualMachine]) -> list[VirtualMachine]:
-    """Return the cluster's machines that a task still holds, to be waited for before deciding."""
+    """Return machines in the cluster's place that a task holds, to be waited for before deciding.
+
+    A clone has neither name nor pool before it ends, so the VMID alone decides here.
+    """
     ids = {machine.vm_id for machine in machines(spec)}
-    return [vm for vm in found if vm.vm_id in ids and carries_mark(spec, vm) and vm.lock]
+    return [vm for vm in found if vm.vm_id in ids and vm.lock]

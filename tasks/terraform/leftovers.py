@@ -7,6 +7,8 @@ that it cannot judge.
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from prefect.logging import get_run_logger
 
 from domain.adoption import Decision, Step, awaits_lock, decide
@@ -36,7 +38,9 @@ def _settled(spec: ClusterSpec, opened: Opened) -> tuple[VirtualMachine, ...]:
     held = awaits_lock(spec, found)
     for vm in held:
         get_run_logger().info("Waiting for machine %s, locked by: %s.", vm.vm_id, vm.lock)
-        opened.api.wait_unlocked(vm.vm_id, vm.node)
+        # A lock that does not end is judged below, together with everything else that is wrong.
+        with suppress(Conflict):
+            opened.api.wait_unlocked(vm.vm_id, vm.node)
     return _relevant(spec, opened) if held else found
 
 
