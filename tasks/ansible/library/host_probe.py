@@ -14,6 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule  # type: ignore[import-untyped]
+from ansible.module_utils.control_plane_reading import (  # type: ignore[import-untyped]
+    control_plane,
+)
 
 DOCUMENTATION = r"""
 module: host_probe
@@ -133,6 +136,7 @@ def main() -> None:
         changed=False,
         probe={
             "versions": versions(),
+            **control_plane(),
             "services": services(module.params["services"]),
             "listening": listening(),
             "sshd": sshd_settings(),

@@ -86,17 +86,24 @@ def fetch(base: str, ca_certificate: str, target: Path) -> str:
 
 
 def unpack(archive: Path, staging: Path) -> list[Path]:
-    """Unpack below `staging` and return the relative paths of the files."""
-    with tarfile.open(archive) as tar:
-        members = [member for member in tar if not member.isdir()]
-        for member in members:
-            parts = Path(member.name).parts
-            if member.name.startswith("/") or ".." in parts or not (member.isfile()):
-                raise Failed(f"Unable to unpack {archive.name}: {member.name} is not a plain file.")
-            member.uid = member.gid = 0
-            member.uname = member.gname = "root"
-        tar.extractall(staging, members=members)  # noqa: S202 - every member was checked above
-    return [Path(member.name) for member in members]
+    """Unpack below `staging` in one pass and return the relative paths of the files."""
+    files: list[Path] = []
+    with tarfile.open(archive, "r|gz", bufsize=CHUNK_BYTES) as tar:
+        for member in tar:
+            name = Path(member.name)
+            if member.isdir():
+                continue
+            if name.is_absolute() or ".." in name.parts or not member.isfile():
+                raise Failed(f"Unable to unpack {archive.name}: {name} is not a plain file.")
+            source, target = tar.extractfile(member), staging / name
+            if source is None:
+                raise Failed(f"Unable to unpack {archive.name}: {name} has no content.")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with target.open("wb") as file:
+                shutil.copyfileobj(source, file, CHUNK_BYTES)
+            target.chmod(member.mode & 0o755)
+            files.append(name)
+    return files
 
 
 def install(module: AnsibleModule) -> None:
