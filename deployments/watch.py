@@ -115,7 +115,7 @@ def picture(view: View, elapsed: float) -> RenderableType:
     return Group(*parts)
 
 
-def _plain_line(view: View, elapsed: float) -> str:
+def _plain_line(view: View) -> str:
     current = next((row for row in view.phases if str(row.get("state", ""))[:1] in "▶✘"), None)
     state = view.run.state.name if view.run.state else "Unknown"
     doing = f" {current['phase']}" if current else ""
@@ -125,7 +125,7 @@ def _plain_line(view: View, elapsed: float) -> str:
         if str(row.get("state", "")).startswith(("▶", "running"))
     ]
     hosts = f" [{', '.join(busy)}]" if current and current["phase"] == "configure" and busy else ""
-    return f"{elapsed:6.0f} s  {view.percent:3.0f} %  {state}{doing}{hosts}"
+    return f"{view.percent:3.0f} %  {state}{doing}{hosts}"
 
 
 def waiting_hint(view: View) -> str | None:
@@ -157,10 +157,10 @@ def watch(run_id: UUID, console: Console) -> View:
                 if console.is_terminal:
                     live.update(picture(view, elapsed))
                 else:
-                    line = _plain_line(view, elapsed)
-                    is_news = line.split("  ", 2)[2:] != last_line.split("  ", 2)[2:]
-                    if is_news or elapsed - last_time > PLAIN_EVERY_SECONDS:
-                        console.print(line, highlight=False, markup=False, soft_wrap=True)
+                    line = _plain_line(view)
+                    if line != last_line or elapsed - last_time > PLAIN_EVERY_SECONDS:
+                        shown = f"{elapsed:6.0f} s  {line}"
+                        console.print(shown, highlight=False, markup=False, soft_wrap=True)
                         last_line, last_time = line, elapsed
                 if view.run.state is not None and view.run.state.is_final():
                     return view
