@@ -63,7 +63,11 @@ def set_fault(layout: Layout, name: str, parameters: Mapping[str, str]) -> None:
         vmid = _vmid(name, parameters)
         # Noted first: a fault that was set but not noted could never be cleared.
         _note(layout, _noted(layout) | {(name, vmid)})
-        _act(layout, _GUEST_KINDS[name][0], vmid)
+        try:
+            _act(layout, _GUEST_KINDS[name][0], vmid)
+        except BreakFailed:
+            _note(layout, _noted(layout) - {(name, vmid)})
+            raise
     elif name == OPENBAO_SEALED:
         openbao.seal(layout)
     elif name in KINDS:
@@ -86,8 +90,9 @@ def clear(layout: Layout, name: str | None = None) -> list[str]:
     if name in (None, OPENBAO_SEALED) and openbao.clear_seal(layout):
         cleared.append(OPENBAO_SEALED)
     if (name is None or name in KINDS) and proxmox.faults_socket(layout).exists():
-        gone = _ask(layout, {"action": "clear", "name": name})
-        cleared += [str(fault["name"]) for fault in gone]
+        standing = _ask(layout, {"action": "list"})
+        _ask(layout, {"action": "clear", "name": name})
+        cleared += [str(fault["name"]) for fault in standing if name in (None, fault["name"])]
     return cleared
 
 

@@ -35,7 +35,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-console = Console(highlight=False)
+# A file or a pipe has no width: paths must not be cut there.
+console = Console(highlight=False, width=None if sys.stdout.isatty() else 240)
 _MARKS = {"started": "[green]✓[/]", "running": "[green]✓[/]", "stopped": "[green]✓[/]"}
 _COLOURS = {"running": "green", "unhealthy": "yellow", "dead": "red", "stopped": "dim"}
 
@@ -119,8 +120,7 @@ def _print_status(found: LabStatus) -> None:
             entry.log,
         )
     console.print(f"Lab {found.instance} in {found.home}", soft_wrap=True)
-    # A file or a pipe has no width: paths must not be cut there.
-    console.print(table, width=None if console.is_terminal else 200)
+    console.print(table)
     print(f"network: {'up' if found.is_network_up else 'down'}")
     print(f"guests: {found.guest_count} running, {found.guest_memory_mib:.0f} MiB")
 
@@ -176,7 +176,7 @@ def _print_breaks(layout: Layout) -> None:
     table = Table("fault", "what happens", "parameters", box=None)
     for name, meaning, parameters in breaks.kinds():
         table.add_row(name, meaning, parameters)
-    console.print(table, width=None if console.is_terminal else 200)
+    console.print(table)
     print("A service is broken by `infraflows-lab kill SERVICE`.\n")
     found = breaks.current(layout)
     print("Set now:" if found else "No fault is set.")

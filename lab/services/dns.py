@@ -7,11 +7,11 @@ it refuses: to resolve anything else, and to forward: nothing of the lab leaves 
 from __future__ import annotations
 
 import shutil
+import socket
 from pathlib import Path
 
 import dns.exception
 import dns.message
-import dns.query
 import dns.rcode
 import dns.rdatatype
 
@@ -116,13 +116,21 @@ def launch(layout: Layout) -> Launch:
 def is_healthy(layout: Layout) -> str | None:
     query = dns.message.make_query(f"pve1.{ZONE}", dns.rdatatype.A)
     try:
-        with inside(layout.namespace_path):
-            reply = dns.query.udp(query, GATEWAY, port=DNS_PORT, timeout=1.0)
+        reply = dns.message.from_wire(_ask(layout, query.to_wire()))
     except (OSError, dns.exception.DNSException) as error:
         return f"no answer on {GATEWAY}:{DNS_PORT} ({type(error).__name__})"
     if reply.rcode() != dns.rcode.NOERROR or not reply.answer:
         return f"it answers {dns.rcode.to_text(reply.rcode())} for a record of its own"
     return None
+
+
+def _ask(layout: Layout, question: bytes) -> bytes:
+    """One datagram there and back; `dns.query` would load an HTTP client for it."""
+    with inside(layout.namespace_path), socket.socket(type=socket.SOCK_DGRAM) as asking:
+        asking.settimeout(1.0)
+        asking.connect((GATEWAY, DNS_PORT))
+        asking.send(question)
+        return asking.recv(4096)
 
 
 SERVICE = Service(

@@ -22,7 +22,7 @@ from lab.services.openbao_setup import (
     root_client,
     unseal,
 )
-from lab.services.service import Launch, Service
+from lab.services.service import BrokenOnPurpose, Launch, Service
 from lab.toolchain.paths import tool
 
 _CONFIGURATION = """\
@@ -124,7 +124,10 @@ def is_healthy(layout: Layout) -> str | None:
 
 def settle(layout: Layout) -> None:
     if sealed_on_purpose_file(layout).exists():
-        return
+        raise BrokenOnPurpose(
+            "Unable to unseal openbao: it was sealed on purpose. "
+            "Run `infraflows-lab break --clear openbao-sealed`."
+        )
     initialise(layout)
     unseal(layout)
     if not is_configured(layout):

@@ -20,6 +20,10 @@ class ServiceFailed(Exception):
     """A service did not come up, or would not end. The text says which, why, and what to do."""
 
 
+class BrokenOnPurpose(ServiceFailed):
+    """A person set a fault that keeps the service down: trying again cannot help."""
+
+
 @dataclass(frozen=True)
 class Launch:
     """How one process is started. Never carries a secret in `command`: an argv is public."""

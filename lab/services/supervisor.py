@@ -25,7 +25,14 @@ from lab.layout import Layout
 from lab.network import inside
 from lab.services import processes
 from lab.services.files import tail
-from lab.services.service import Launch, Record, Service, ServiceFailed, read_record
+from lab.services.service import (
+    BrokenOnPurpose,
+    Launch,
+    Record,
+    Service,
+    ServiceFailed,
+    read_record,
+)
 from lab.toolchain.paths import cache_dir
 
 _POLL_SECONDS = 0.1
@@ -214,6 +221,8 @@ def _could_adopt(layout: Layout, service: Service, record: Record) -> bool:
     try:
         _wait(layout, service, record, service.answers or service.is_healthy, deadline)
         _settle(layout, service, record)
+    except BrokenOnPurpose:
+        raise
     except Exception:
         # Whatever the reason, the caller replaces the process; a second failure is told.
         return False
@@ -225,6 +234,8 @@ def _settle(layout: Layout, service: Service, record: Record) -> None:
     _wait(layout, service, record, service.answers or service.is_healthy, deadline)
     try:
         service.settle(layout)
+    except BrokenOnPurpose:
+        raise
     except Exception as error:
         raise _failure(layout, service, record, f"its set-up failed ({error})") from error
     _wait(layout, service, record, service.is_healthy, deadline)
