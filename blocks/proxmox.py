@@ -29,6 +29,7 @@ from domain.hypervisors import (
     Quorum,
     Storage,
     VirtualMachine,
+    Volume,
 )
 
 POLL_SECONDS = 0.5
@@ -77,6 +78,32 @@ class ProxmoxApi:
         return reading.storages(
             node, self._http.get(f"list the storages of {node}", f"nodes/{node}/storage")
         )
+
+    def volumes(self, node: str, storage: str) -> list[Volume]:
+        """Return the machines' disks on a storage, as one hypervisor sees it."""
+        answer = self._http.get(
+            f"list the disks on {storage}",
+            f"nodes/{node}/storage/{storage}/content",
+            content="images",
+        )
+        return reading.volumes(node, answer)
+
+    def delete_volume(self, volume: Volume) -> bool:
+        """Delete a disk that no machine uses; return False when it was absent already."""
+        storage = volume.volume_id.partition(":")[0]
+        try:
+            upid = self._http.delete(
+                f"delete the disk {volume.volume_id}",
+                f"nodes/{volume.node}/storage/{storage}/content/{volume.volume_id}",
+            )
+            if upid:
+                self.wait_task(str(upid), f"deleting the disk {volume.volume_id}")
+        except NotFound:
+            return False
+        left = {other.volume_id for other in self.volumes(volume.node, storage)}
+        if volume.volume_id in left:
+            raise TemporaryError(f"Unable to confirm that {volume.volume_id} is gone: try again.")
+        return True
 
     def pools(self) -> tuple[Pool, ...]:
         """Return the resource pools."""

@@ -10,7 +10,15 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from domain.hypervisors import AgentInterface, Node, Privileges, Quorum, Storage, VirtualMachine
+from domain.hypervisors import (
+    AgentInterface,
+    Node,
+    Privileges,
+    Quorum,
+    Storage,
+    VirtualMachine,
+    Volume,
+)
 
 MAC_PATTERN = re.compile(r"(?:[0-9A-Fa-f]{2}:){5}[0-9A-Fa-f]{2}")
 IPV4_PATTERN = re.compile(r"(?:^|,)ip=(\d+\.\d+\.\d+\.\d+)")
@@ -62,6 +70,20 @@ def storages(node: str, entries: Iterable[Entry]) -> list[Storage]:
             free_bytes=int(entry.get("avail") or 0),
         )
         for entry in entries
+    ]
+
+
+def volumes(node: str, entries: Iterable[Entry]) -> list[Volume]:
+    """Read the disks of `nodes/<node>/storage/<storage>/content` that have an owner."""
+    return [
+        Volume(
+            volume_id=str(entry["volid"]),
+            node=node,
+            vm_id=int(entry["vmid"]),
+            created_at=int(entry["ctime"]) if entry.get("ctime") else None,
+        )
+        for entry in entries
+        if entry.get("vmid") and entry.get("content", "images") == "images"
     ]
 
 

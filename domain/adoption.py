@@ -12,10 +12,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from domain.hypervisors import VirtualMachine
+from domain.hypervisors import VirtualMachine, Volume
 from domain.machines import Machine, machines
 from domain.ownership import carries_mark, cluster_tag, owns
 from domain.specs import ClusterSpec
+
+OLDEST_ORPHAN_SECONDS = 24 * 3600
 
 
 class Step(StrEnum):
@@ -132,6 +134,42 @@ def decide(
                 )
             )
     return decisions
+
+
+@dataclass(frozen=True)
+class OrphanedDisk:
+    """A disk at the place of a machine that does not exist, and whether it may be deleted."""
+
+    volume: Volume
+    is_ours: bool
+
+
+def orphaned_disks(
+    spec: ClusterSpec,
+    found: Iterable[VirtualMachine],
+    volumes: Iterable[Volume],
+    *,
+    made_pool: bool,
+    now_seconds: float,
+) -> list[OrphanedDisk]:
+    """Return disks that stand in the way of a clone, as one that failed half-way leaves them.
+
+    A disk bears no mark. It is taken for ours when the cluster's pool was made by the product,
+    so that a run has begun here, and the disk is no older than a day or does not tell its age.
+    """
+    existing = {vm.vm_id for vm in found}
+    ids = {machine.vm_id for machine in machines(spec)} - existing
+    return [
+        OrphanedDisk(
+            volume,
+            made_pool
+            and (
+                volume.created_at is None or now_seconds - volume.created_at < OLDEST_ORPHAN_SECONDS
+            ),
+        )
+        for volume in sorted(volumes, key=lambda volume: volume.volume_id)
+        if volume.vm_id in ids
+    ]
 
 
 def awaits_lock(spec: ClusterSpec, found: Iterable[VirtualMachine]) -> list[VirtualMachine]:

@@ -79,6 +79,18 @@ class Storage:
 
 
 @dataclass(frozen=True)
+class Volume:
+    """A disk on a storage."""
+
+    volume_id: str
+    """As `vmstore:vm-550-disk-0`."""
+    node: str
+    vm_id: int
+    created_at: int | None = None
+    """Seconds since 1970; None where the storage does not tell."""
+
+
+@dataclass(frozen=True)
 class Pool:
     """A resource pool."""
 

@@ -7,15 +7,23 @@ that it cannot judge.
 
 from __future__ import annotations
 
+import time
 from contextlib import suppress
 
 from prefect.logging import get_run_logger
 
-from domain.adoption import Decision, Step, awaits_lock, decide
+from domain.adoption import (
+    Decision,
+    OrphanedDisk,
+    Step,
+    awaits_lock,
+    decide,
+    orphaned_disks,
+)
 from domain.errors import Conflict
 from domain.hypervisors import VirtualMachine
 from domain.machines import machines
-from domain.ownership import cluster_tag
+from domain.ownership import cluster_tag, pool_comment
 from domain.specs import ClusterSpec
 from tasks.terraform.workspace import Opened
 
@@ -60,21 +68,58 @@ def _carry_out(opened: Opened, decision: Decision) -> str:
     return f"{name} ({vm_id} on {node}) was {done}: {decision.reason}"
 
 
+def _orphaned_disks(
+    spec: ClusterSpec, opened: Opened, found: tuple[VirtualMachine, ...]
+) -> list[OrphanedDisk]:
+    api, wanted = opened.api, spec.proxmox
+    volumes = {
+        (volume.volume_id, volume.node if not storage.is_shared else ""): volume
+        for node in api.nodes()
+        if node.is_online and node.name in wanted.nodes
+        for storage in api.storages(node.name)
+        if storage.name == wanted.storage and storage.is_active
+        for volume in api.volumes(node.name, storage.name)
+    }
+    comments = {pool.name: pool.comment for pool in api.pools()}
+    return orphaned_disks(
+        spec,
+        found,
+        volumes.values(),
+        made_pool=comments.get(wanted.pool) == pool_comment(spec.name),
+        now_seconds=time.time(),
+    )
+
+
 def settle(spec: ClusterSpec, opened: Opened) -> list[str]:
     """Adopt or remove what a run before has left; return one sentence for each.
 
     Raises:
         Conflict: some machine needs a person.
     """
-    decisions = decide(spec, _settled(spec, opened), opened.tofu.state_machines())
-    refused = [decision for decision in decisions if decision.step is Step.REFUSE]
+    found = _settled(spec, opened)
+    decisions = decide(spec, found, opened.tofu.state_machines())
+    disks = _orphaned_disks(spec, opened, found)
+    refused = [
+        f"{d.machine} ({d.vm_id} on {d.node}): {d.reason}"
+        for d in decisions
+        if d.step is Step.REFUSE
+    ]
+    refused += [
+        f"{disk.volume.volume_id}: no machine owns it. If it is not needed, run on "
+        f"{disk.volume.node}: pvesm free {disk.volume.volume_id}"
+        for disk in disks
+        if not disk.is_ours
+    ]
     if refused:
-        listed = "; ".join(f"{d.machine} ({d.vm_id} on {d.node}): {d.reason}" for d in refused)
+        listed = "; ".join(refused)
         raise Conflict(
             f"Unable to use what is in the cluster's place: {listed}. "
             "Look at each by hand: remove it, rename it, or correct the spec."
         )
     told = [_carry_out(opened, decision) for decision in decisions]
+    for disk in disks:
+        opened.api.delete_volume(disk.volume)
+        told.append(f"the disk {disk.volume.volume_id} was removed: a clone that failed left it")
     for sentence in told:
         get_run_logger().warning("A run before was cut short: %s.", sentence)
     return told

@@ -22,6 +22,7 @@ from blocks.tofu import Progress, TofuSession, TofuWorkspace
 from domain.adoption import StateEntry
 from domain.errors import Conflict, LifecycleError, TemporaryError
 from domain.machines import machines
+from domain.ownership import pool_comment
 from domain.specs import EXAMPLE, ClusterSpec, parse_spec
 from domain.tofu_plan import parse_plan
 from lab.toolchain.paths import bin_dir, provider_mirror
@@ -69,7 +70,7 @@ class Cluster:
         self.spec: ClusterSpec = parse_spec(data)
         self.site = site
         self.api = site.simulator.block().api(site.simulator.credential)
-        self.api.create_pool(name, "test")
+        self.api.create_pool(name, pool_comment(name))
 
     def block(self) -> TofuWorkspace:
         return TofuWorkspace(
