@@ -256,9 +256,10 @@ class OpenBaoServer(Block):
         session = requests.Session()
         # REQUESTS_CA_BUNDLE would replace the CA file that the operator named.
         session.trust_env = False
+        # hvac takes the CA of a given session and not the one it is given beside it.
+        session.verify = self.ca_file
         return hvac.Client(
             url=self.address,
-            verify=self.ca_file,
             timeout=REQUEST_TIMEOUT_SECONDS,
             session=session,
             strict_http=False,
