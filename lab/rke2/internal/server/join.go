@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"os"
 	"path/filepath"
 	"strings"
 	"time"
@@ -138,6 +139,10 @@ func (s *Server) startEtcd(ctx context.Context) error {
 			return reason
 		default:
 		}
+		return err
+	}
+	if err = os.Remove(s.tombstone()); os.IsNotExist(err) {
+		return nil
 	}
 	return err
 }
