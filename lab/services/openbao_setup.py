@@ -46,6 +46,7 @@ path "{KV_MOUNT}/metadata/infraflows/{ENVIRONMENT}/*" {{ capabilities = ["read",
 # The state's encryption: OpenTofu asks for data keys and has them decrypted.
 path "{TRANSIT_MOUNT}/datakey/plaintext/{STATE_KEY}" {{ capabilities = ["update"] }}
 path "{TRANSIT_MOUNT}/decrypt/{STATE_KEY}"           {{ capabilities = ["update"] }}
+path "{TRANSIT_MOUNT}/keys/{STATE_KEY}"              {{ capabilities = ["read"] }}
 
 # The ledger: sign, verify, and export the public key for verifiers offline.
 path "{TRANSIT_MOUNT}/sign/{LEDGER_KEY}"   {{ capabilities = ["update"] }}

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from domain.preflight import OpenBaoFacts
 from prefect import task
 
 from blocks.openbao import openbao
 from domain.errors import LifecycleError, NotFound, Unreachable
+from domain.preflight import OpenBaoFacts
 from domain.specs import ClusterSpec
 from tasks.retry_rules import TEMPORARY
 
