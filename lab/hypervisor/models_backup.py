@@ -1,7 +1,9 @@
-"""Backups: vzdump writes a machine's disk and configuration into one archive, restore reads it.
+"""Backups: vzdump keeps a machine's disks and configuration together, restore reads them.
 
 Why: "we have backups" is only true when a restore was tried; here the archive holds the guest's
 real files, so a restored machine boots with them.
+
+An archive is a folder: its disk images are sparse files, which one packed file would inflate.
 
 Promises: an archive appears in the storage's content when it is whole, never before. Refuses:
 Proxmox Backup Server, and modes that no guest needs (see the README).
@@ -11,8 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import tarfile
+import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,20 +119,18 @@ async def _write_archive(
     await log.take_time(BACKUP_SECONDS)
     await log.halfway()
     partial = directory / f"{name}.dat"
-    parts: list[Path] = []
     try:
+        partial.mkdir()
         for key, volid in vm.drives().items():
             volume = hypervisor.storage.find(volid, vm.node)
-            if volume is None or volume.disk_id is None:
-                continue
-            parts.append(directory / f"{name}.{key}")
-            await hypervisor.runtime.export_disk(volume.disk_id, parts[-1])
-        await asyncio.to_thread(_pack, partial, vm.config, parts)
-        size = partial.stat().st_size
+            if volume is not None and volume.disk_id is not None:
+                await hypervisor.runtime.export_disk(volume.disk_id, partial / f"drive-{key}")
+        config = {key: value for key, value in vm.config.items() if key != "lock"}
+        (partial / CONFIG_MEMBER).write_text(json.dumps(config))
+        size = sum(member.stat().st_blocks * 512 for member in partial.iterdir())
         partial.rename(directory / name)
     finally:
-        for leftover in [*parts, partial]:
-            leftover.unlink(missing_ok=True)
+        await remove(partial)
     record = hypervisor.storage.allocate(
         order.storage,
         vm.node,
@@ -146,26 +145,9 @@ async def _write_archive(
     log.line(f"INFO: archive file size: {size / 1024**2:.0f}MB")
 
 
-def _pack(target: Path, config: Config, parts: list[Path]) -> None:
-    config = {key: value for key, value in config.items() if key != "lock"}
-    sidecar = target.with_suffix(".json")
-    sidecar.write_text(json.dumps(config))
-    try:
-        with tarfile.open(target, "w") as archive:
-            archive.add(sidecar, CONFIG_MEMBER)
-            for part in parts:
-                archive.add(part, f"drive-{part.name.rsplit('.', 1)[-1]}")
-        with target.open("rb") as written:
-            os.fsync(written.fileno())
-    finally:
-        sidecar.unlink()
-
-
-def _unpack(source: Path, directory: Path) -> tuple[Config, dict[str, Path]]:
-    with tarfile.open(source) as archive:
-        archive.extractall(directory, filter="data")
-    config: Config = json.loads((directory / CONFIG_MEMBER).read_text())
-    return config, {path.name.removeprefix("drive-"): path for path in directory.glob("drive-*")}
+async def remove(archive: Path) -> None:
+    """Delete an archive's folder; an absent one is fine."""
+    await asyncio.to_thread(shutil.rmtree, archive, ignore_errors=True)
 
 
 async def restore(hypervisor: Hypervisor, node: str, order: RestoreOrder, log: TaskLog) -> None:
@@ -177,12 +159,11 @@ async def restore(hypervisor: Hypervisor, node: str, order: RestoreOrder, log: T
         await _make_room(hypervisor, order)
         vm = VirtualMachine(order.vmid, node, {"lock": "create"})
         hypervisor.save(vm)
-        scratch = hypervisor.backups / f"restore-{order.vmid}"
         try:
-            scratch.mkdir(exist_ok=True)
             source = archive_path(hypervisor, volume)
             log.line(f"restore vma archive: {source.name}")
-            config, parts = await asyncio.to_thread(_unpack, source, scratch)
+            config: Config = json.loads((source / CONFIG_MEMBER).read_text())
+            parts = {path.name.removeprefix("drive-"): path for path in source.glob("drive-*")}
             await log.take_time(BACKUP_SECONDS)
             await log.halfway()
             vm.config = await _restored_config(hypervisor, vm, config, parts, order)
@@ -193,10 +174,6 @@ async def restore(hypervisor: Hypervisor, node: str, order: RestoreOrder, log: T
             if isinstance(error, ApiError | GuestRuntimeError):
                 raise ApiError(f"unable to restore VM {order.vmid} - {error}") from error
             raise
-        finally:
-            for leftover in scratch.glob("*"):
-                leftover.unlink()
-            scratch.rmdir()
         hypervisor.save(vm)
         if order.pool is not None:
             hypervisor.pools[order.pool]["vms"].append(order.vmid)

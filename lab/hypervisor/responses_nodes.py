@@ -229,7 +229,7 @@ async def volume_delete(call: Call) -> Any:
     async def work(log: TaskLog) -> None:
         await log.halfway()
         if volume.content == "backup":
-            models_backup.archive_path(call.hypervisor, volume).unlink(missing_ok=True)
+            await models_backup.remove(models_backup.archive_path(call.hypervisor, volume))
         await call.hypervisor.free_volume(volume)
         log.line(f"Removed volume '{volume.volid}'")
 

@@ -249,7 +249,7 @@ class Cluster:
         place = "params" if method in ("GET", "DELETE") else "data"
         named = {key.replace("__", "-"): value for key, value in parameters.items()}
         return self.http.request(
-            method, f"{self.url}/api2/json{path}", headers=headers, **{place: named}
+            method, f"{self.url}/api2/json{path}", headers=headers, **{place: named or None}
         )
 
     def get(self, path: str, **parameters: Any) -> Any:
