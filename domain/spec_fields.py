@@ -59,7 +59,7 @@ def _name(value: str) -> str:
 
 
 def _secret_path(value: str) -> str:
-    if not PATH_PATTERN.fullmatch(value):
+    if not PATH_PATTERN.fullmatch(value) or {".", ".."} & set(value.split("/")):
         raise PydanticCustomError(
             "secret_path",
             "is not an OpenBao path. Write names separated by single slashes, as clusters/demo",
