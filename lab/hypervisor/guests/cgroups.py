@@ -99,8 +99,17 @@ class GuestCgroup:
         wanted = [name for name in NEEDED_V2 if name in hierarchy.controllers]
         parents = list((hierarchy.root / self._group).relative_to(hierarchy.root).parents)
         for parent in reversed(parents):
-            for name in wanted:
-                (hierarchy.root / parent / "cgroup.subtree_control").write_text(f"+{name}")
+            control = hierarchy.root / parent / "cgroup.subtree_control"
+            missing = set(wanted) - set(control.read_text().split())
+            try:
+                for name in missing:
+                    control.write_text(f"+{name}")
+            except OSError as error:
+                raise CgroupError(
+                    f"Unable to hand {', '.join(sorted(missing))} to {self._group}: "
+                    f"{error.strerror}. Move the processes of {control.parent} into a group below "
+                    "it (cgroup v2 lets only empty groups share controllers out)."
+                ) from error
 
     def _write(
         self, controller: str, v1_file: str, v2_file: str, value: str, v2_value: str | None = None

@@ -35,7 +35,8 @@ trap '' INT TERM HUP
 if [ -n "$1" ]; then fsfreeze --freeze "$1" || exit 1; fi
 cp --sparse=always --reflink=auto --preserve=xattr "$2" "$3"; code=$?
 if [ -n "$1" ]; then fsfreeze --unfreeze "$1"; fi
-[ $code -eq 0 ] && mv -f "$3" "$4"
+if [ $code -ne 0 ]; then rm -f "$3"; exit $code; fi
+mv -f "$3" "$4"
 """
 
 
@@ -134,6 +135,11 @@ class DiskStore:
         target.unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             target.parent.rmdir()
+
+    def discard_partial_copies(self) -> None:
+        """Remove what copies left that were cut off; one still at work then ends without effect."""
+        for partial in (*self._disks.glob(".*"), *self._snapshots.glob("*/.*")):
+            partial.unlink(missing_ok=True)
 
     def export(self, disk_id: str, target: Path) -> None:
         """Write the disk's content into one sparse file."""

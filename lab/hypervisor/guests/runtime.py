@@ -160,11 +160,12 @@ class NspawnRuntime:
             return GuestUsage(cpu_seconds=0.0, memory_bytes=0, uptime_seconds=0.0)
         since_boot = time.clock_gettime(time.CLOCK_BOOTTIME)
         started = init.start_ticks / os.sysconf("SC_CLK_TCK")
-        return GuestUsage(
-            cpu_seconds=place.cgroup.cpu_seconds(),
-            memory_bytes=place.cgroup.memory_bytes(),
-            uptime_seconds=max(0.0, since_boot - started),
-        )
+        try:
+            cpu_seconds = place.cgroup.cpu_seconds()
+            memory_bytes = place.cgroup.memory_bytes()
+        except FileNotFoundError as error:  # it ended between the question and the answer
+            raise GuestNotRunning(f"VM {vmid} not running") from error
+        return GuestUsage(cpu_seconds, memory_bytes, max(0.0, since_boot - started))
 
     async def recover(self) -> None:
         """Find the guests that still run, and take away what dead ones left."""
@@ -380,6 +381,7 @@ class NspawnRuntime:
                 shutil.rmtree(place.directory, ignore_errors=True)
 
     def _recover(self) -> None:
+        self._disks.discard_partial_copies()
         for place in self._places():
             with self._locked(place.vmid):
                 # Ordered by a process that died before it could do it.

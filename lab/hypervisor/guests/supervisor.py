@@ -18,6 +18,7 @@ import ctypes
 import fcntl
 import json
 import os
+import stat
 import subprocess
 import sys
 import time
@@ -33,6 +34,8 @@ from lab.network import NetworkError
 CLONE_NEWNS = 0x00020000
 CLONE_NEWNET = 0x40000000
 REBOOT_EXIT_CODE = 133
+LOOP_CTL_GET_FREE = 0x4C82
+LOOP_MAJOR = 7
 BOOT_SECONDS = 30.0
 DETACH_SECONDS = 10.0
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -107,6 +110,7 @@ class Supervisor:
 
     def _mount(self) -> None:
         self._await_detached()
+        _ensure_loop_devices()
         self._disk_mount.mkdir(exist_ok=True)
         self._root.mkdir(exist_ok=True)
         # Copies of one disk share its UUID, which XFS refuses unless told otherwise.
@@ -182,8 +186,12 @@ class Supervisor:
         return lines[-1].strip() if lines else "it said nothing"
 
     def _end_rest(self) -> None:
-        """Killing nspawn alone leaves the guest running: whatever its group holds ends here."""
+        """Killing nspawn alone leaves the guest running: whatever its group holds ends here.
+
+        The group goes too: nspawn makes an inner node of it, which on cgroup v2 nothing can join.
+        """
         self._cgroup.kill_all()
+        self._cgroup.remove()
         detach_link(self._orders.namespace, self._orders.vmid)
         (self._directory / "nspawn.pid").unlink(missing_ok=True)
         (self._directory / "init.pid").unlink(missing_ok=True)
@@ -200,8 +208,6 @@ class Supervisor:
             self._end_rest()
         for mountpoint in (self._root, self._disk_mount):
             subprocess.run(["umount", str(mountpoint)], check=False, capture_output=True)
-        with suppress(CgroupError, OSError):
-            self._cgroup.remove()
 
     def announce(self, line: str) -> None:
         """Tell whoever started this, who may be dead by now."""
@@ -212,6 +218,15 @@ class Supervisor:
             null = os.open(os.devnull, os.O_WRONLY)
             os.dup2(null, 1)
             os.close(null)
+
+
+def _ensure_loop_devices() -> None:
+    """Where /dev is a plain directory (a container), new loop devices get no file by themselves."""
+    with Path("/dev/loop-control").open("rb") as control:
+        free = fcntl.ioctl(control, LOOP_CTL_GET_FREE)
+    for number in range(free + 16):
+        with suppress(FileExistsError):
+            os.mknod(f"/dev/loop{number}", 0o660 | stat.S_IFBLK, os.makedev(LOOP_MAJOR, number))
 
 
 def _text(path: Path) -> str:

@@ -74,7 +74,7 @@ class GuestLab:
             "-oStrictHostKeyChecking=no",
             "-oUserKnownHostsFile=/dev/null",
         ]
-        options += ["-oConnectTimeout=1", "-oLogLevel=ERROR", "-i", str(self.key)]
+        options += ["-oConnectTimeout=2", "-oLogLevel=ERROR", "-i", str(self.key)]
         done = network.run_inside(
             self.instance,
             ["ssh", *options, f"infraflows@10.90.0.{vmid}", command],
@@ -89,8 +89,8 @@ class GuestLab:
         """One quick try."""
         return self.ssh(vmid, "echo in", check=False) == "in"
 
-    def await_login(self, vmid: int, timeout_seconds: float = 30.0) -> float:
-        """Seconds until a login works."""
+    def await_login(self, vmid: int, timeout_seconds: float = 180.0) -> float:
+        """Seconds until a login works (a few; many more on a machine that does other work)."""
         started = time.monotonic()
         while not self.can_log_in(vmid):
             assert time.monotonic() - started < timeout_seconds, f"no login on {vmid}"

@@ -47,7 +47,7 @@ async def test_a_running_guest_sees_its_disk_grow(guest_lab):
 
 async def test_a_disk_grown_while_stopped_is_larger_at_the_next_start(guest_lab):
     await guest_lab.boot(VMID, size_bytes=512 * MIB)
-    await guest_lab.runtime.stop(VMID, graceful_timeout_seconds=30)
+    await guest_lab.runtime.stop(VMID, graceful_timeout_seconds=120)
     await guest_lab.runtime.resize_disk(DISK, 1024 * MIB)
     await guest_lab.runtime.start(guest_lab.config(VMID))
     guest_lab.await_login(VMID)

@@ -57,7 +57,7 @@ async def test_a_new_runtime_finds_the_guests_of_the_one_before(guest_lab):
     assert await again.state(VMID) == "running"
     await again.start(guest_lab.config(VMID))
     assert guest_lab.ssh(VMID, "cat /proc/sys/kernel/random/boot_id") == boot
-    await again.stop(VMID, graceful_timeout_seconds=30)
+    await again.stop(VMID, graceful_timeout_seconds=120)
     assert await again.state(VMID) == "stopped"
     await guest_lab.destroy(VMID)
 
