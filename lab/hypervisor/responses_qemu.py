@@ -51,10 +51,10 @@ async def config_pending(call: Call) -> Any:
     for key in sorted({*vm.config, *vm.pending}):
         entry: dict[str, Any] = {"key": key}
         if key in vm.config:
-            entry["value"] = visible(vm.config)[key]
+            entry["value"] = str(visible(vm.config)[key])
         if key in vm.pending:
             waiting = vm.pending[key]
-            entry |= {"delete": 1} if waiting is None else {"pending": waiting}
+            entry |= {"delete": 1} if waiting is None else {"pending": str(waiting)}
         entries.append(entry)
     return entries
 

@@ -66,7 +66,8 @@ RESIZE = Schema(
         "skiplock": boolean(),
     }
 )
-POWER = Schema({"skiplock": boolean(), "timeout": integer(0)})
+REBOOT = Schema({"timeout": integer(0)})
+RESET = Schema({"skiplock": boolean()})
 START = Schema(
     {
         "force-cpu": string(),

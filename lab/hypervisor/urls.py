@@ -187,8 +187,8 @@ _QEMU_ROUTES = [
     Route("POST", f"{_QEMU}/status/start", qemu.start, schemas.START, _VM_POWER),
     Route("POST", f"{_QEMU}/status/stop", qemu.stop, schemas.STOP, _VM_POWER),
     Route("POST", f"{_QEMU}/status/shutdown", qemu.shutdown, schemas.SHUTDOWN, _VM_POWER),
-    Route("POST", f"{_QEMU}/status/reboot", qemu.reboot, schemas.POWER, _VM_POWER),
-    Route("POST", f"{_QEMU}/status/reset", qemu.reset, schemas.POWER, _VM_POWER),
+    Route("POST", f"{_QEMU}/status/reboot", qemu.reboot, schemas.REBOOT, _VM_POWER),
+    Route("POST", f"{_QEMU}/status/reset", qemu.reset, schemas.RESET, _VM_POWER),
     Route(
         "POST",
         f"{_QEMU}/status/suspend",

@@ -309,6 +309,12 @@ def running_cluster(directory: Path, **settings: Any) -> Iterator[Cluster]:
         cluster.stop()
 
 
+@pytest.fixture(scope="session")
+def furnish() -> Any:
+    """The way to run a cluster, for tests that share one."""
+    return running_cluster
+
+
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[Cluster]:
     """A fresh cluster whose simulated work takes no time."""

@@ -121,7 +121,7 @@ def test_a_running_machine_takes_cores_only_at_its_next_start(cluster: Any) -> N
     assert cluster.get(f"{QEMU}/101/config")["cores"] == 4
     assert cluster.get(f"{QEMU}/101/config", current=1)["description"] == "now"
     pending = {entry["key"]: entry for entry in cluster.get(f"{QEMU}/101/pending")}
-    assert pending["cores"] == {"key": "cores", "value": 1, "pending": 4}
+    assert pending["cores"] == {"key": "cores", "value": "1", "pending": "4"}
     assert cluster.run("POST", f"{QEMU}/101/status/reboot") == "OK"
     assert cluster.runtime.guests[101].cores == 4
 
