@@ -24,7 +24,7 @@ from blocks.openbao import OpenBaoSession, openbao
 from blocks.private_directory import private_directory
 from blocks.ssh_command import run_command, wait_for_ssh
 from blocks.ssh_identity import SshIdentity, make_identity
-from domain.errors import LifecycleError, PermanentError, TemporaryError, Unreachable
+from domain.errors import InvalidSpec, LifecycleError, PermanentError, TemporaryError, Unreachable
 from domain.host_reports import (
     HostEvent,
     HostReport,
@@ -132,6 +132,12 @@ def _run(
 ) -> PlaybookResult:
     """Run a playbook on all machines of the inventory, with the secrets under `secrets_path`."""
     hosts = hosts_of(site.inventory)
+    without_key = sorted(name for name, address in hosts.items() if address not in site.host_keys)
+    if without_key:
+        raise InvalidSpec(
+            "the machines' host keys",
+            [f"{name}: has no host key. Read it through its guest agent" for name in without_key],
+        )
     wait_for_ssh(hosts.values(), BOOT_DEADLINE_SECONDS)
     with _session(site) as (bao, identity, directory):
         run = PlaybookRun(
