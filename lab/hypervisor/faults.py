@@ -1,7 +1,8 @@
 """Faults that tests and people inject into the simulated cluster, and the socket they use for it.
 
 Why: the product promises to converge whatever the hypervisor does; each promise is tried with a
-fault from this list. `python -m lab.hypervisor.faults --socket S list|set NAME [k=v...]|clear`.
+fault from this list. `python -m lab.hypervisor.faults --socket S list|set NAME [k=v...]|clear`;
+`unlock VMID` is what an administrator does on a node by hand.
 
 Promises: a fault survives a restart of the API until it is cleared; `fired` tells how often it
 struck, so that a test can prove that it was tried. A fault with `count` strikes that many times.
@@ -197,12 +198,15 @@ def main(arguments: list[str] | None = None) -> int:
     setter.add_argument("parameters", nargs="*", metavar="name=value")
     clearer = commands.add_parser("clear", help="remove one kind of fault, or all")
     clearer.add_argument("name", nargs="?")
+    unlocker = commands.add_parser("unlock", help="an administrator's `qm unlock` of a machine")
+    unlocker.add_argument("vmid", type=int)
     given = parser.parse_args(arguments)
     if given.action == "kinds":
         for name, (meaning, schema) in sorted(KINDS.items()):
             print(f"{name:16} {meaning} ({', '.join(schema.parameters) or 'no parameters'})")
         return 0
     message: dict[str, Any] = {"action": given.action, "name": getattr(given, "name", None)}
+    message["vmid"] = getattr(given, "vmid", None)
     try:
         message["parameters"] = _pairs(getattr(given, "parameters", []))
         faults = request(given.socket, message)

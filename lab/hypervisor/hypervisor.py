@@ -166,7 +166,9 @@ class Hypervisor:
             self.save(vm)
 
     def require_unlocked(self, vm: VirtualMachine) -> None:
-        """Refuse while the configuration carries a lock."""
+        """Refuse while the configuration carries a lock, or when it went while one waited."""
+        if self._vms.get(vm.vmid) is not vm:
+            raise ConfigMissing(vm.node, vm.vmid)
         if "lock" in vm.config:
             raise MachineLocked(str(vm.config["lock"]))
 
@@ -225,6 +227,11 @@ class Hypervisor:
         if not self.is_quorate:
             self.faults.take("quorum-lost")
             raise NoQuorum
+
+    def is_refusing(self, address: str) -> bool:
+        """True when an API address belongs to a node that is gone."""
+        owners = [n for n, known in self.settings.node_addresses.items() if known == address]
+        return any(not self.is_online(node) for node in owners)
 
     async def apply_fault(self, fault: Fault) -> None:
         """A node that goes down takes its guests with it."""

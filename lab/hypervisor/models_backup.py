@@ -89,8 +89,10 @@ async def backup(
         except ApiError as error:
             raise ApiError(f"Backup of VM {vm.vmid} failed - {error.message}") from error
         finally:
-            await _set_running_again(hypervisor, vm, order, state)
-            hypervisor.unlock_config(vm)
+            try:
+                await _set_running_again(hypervisor, vm, order, state)
+            finally:
+                hypervisor.unlock_config(vm)
         log.line(f"INFO: Finished Backup of VM {vm.vmid} ({time.time() - started:.0f} seconds)")
 
 

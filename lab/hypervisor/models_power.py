@@ -7,6 +7,7 @@ second act on the same machine meets the lock as it would on a real node.
 from __future__ import annotations
 
 from lab.hypervisor.exceptions import ApiError, NotSimulated
+from lab.hypervisor.guest_runtime import GuestRuntimeError
 from lab.hypervisor.hypervisor import Hypervisor
 from lab.hypervisor.models_tasks import TaskLog
 from lab.hypervisor.models_vm import VirtualMachine, drive_volume, guest_config
@@ -41,6 +42,7 @@ async def start(hypervisor: Hypervisor, vm: VirtualMachine, log: TaskLog) -> Non
 async def stop(hypervisor: Hypervisor, vm: VirtualMachine, log: TaskLog) -> None:
     """qmstop: pull the plug."""
     async with hypervisor.locks.exclusive(vm.vmid):
+        hypervisor.require_unlocked(vm)
         await log.halfway()
         await hypervisor.runtime.stop(vm.vmid, graceful_timeout_seconds=None)
         vm.apply_pending()
@@ -102,6 +104,19 @@ async def resume(hypervisor: Hypervisor, vm: VirtualMachine, log: TaskLog) -> No
         await _require_running(hypervisor, vm)
         await log.halfway()
         await hypervisor.runtime.resume(vm.vmid)
+
+
+async def start_all(hypervisor: Hypervisor, node: str, log: TaskLog) -> None:
+    """startall: a node that came back boots its machines that are marked `onboot`."""
+    for vm in hypervisor.machines:
+        if vm.node != node or vm.is_template or not vm.config.get("onboot"):
+            continue
+        if await hypervisor.state(vm) == "stopped":
+            log.line(f"Starting VM {vm.vmid}")
+            try:
+                await start(hypervisor, vm, log)
+            except (ApiError, GuestRuntimeError) as error:
+                log.line(f"Starting VM {vm.vmid} failed: {error}")
 
 
 async def _require_running(hypervisor: Hypervisor, vm: VirtualMachine) -> None:

@@ -22,13 +22,14 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route as HttpRoute
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from lab.hypervisor import urls
+from lab.hypervisor import models_power, urls
 from lab.hypervisor.calls import Call, Reply, Route
 from lab.hypervisor.exceptions import ApiError, AuthenticationError, ParameterError
 from lab.hypervisor.faults import Fault, UnknownFault
 from lab.hypervisor.guest_runtime import GuestRuntimeError
 from lab.hypervisor.hypervisor import Hypervisor
 from lab.hypervisor.models_access import Token
+from lab.hypervisor.models_tasks import TaskLog
 
 logger = logging.getLogger(__name__)
 REASON_HEADER = b"x-lab-reason"
@@ -118,6 +119,8 @@ class Api:
 
     async def answer(self, request: Request) -> Response:
         """Answer a request, unless an injected fault answers first."""
+        if self._hypervisor.is_refusing(request.scope["server"][0]):
+            return _dropped()
         path = "/" + request.path_params["path"].strip("/")
         fault = self._hypervisor.faults.take("api-error", path=path, method=request.method)
         if fault is not None and fault.parameters.get("when", "before") == "before":
@@ -214,9 +217,33 @@ async def _control(hypervisor: Hypervisor, line: bytes) -> dict[str, Any]:
             fault = hypervisor.faults.set(message["name"], parameters)
             await hypervisor.apply_fault(fault)
         elif action == "clear":
-            hypervisor.faults.clear(message.get("name"))
+            _heal(hypervisor, hypervisor.faults.clear(message.get("name")))
+        elif action == "unlock":
+            _unlock(hypervisor, int(message["vmid"]))
         elif action != "list":
-            raise UnknownFault(f"Unknown action '{action}'. Known: clear, list, set.")
-    except (UnknownFault, KeyError, TypeError, json.JSONDecodeError) as error:
+            raise UnknownFault(f"Unknown action '{action}'. Known: clear, list, set, unlock.")
+    except (UnknownFault, KeyError, TypeError, ValueError) as error:
         return {"ok": False, "error": str(error)}
     return {"ok": True, "faults": [fault.document() for fault in hypervisor.faults.all()]}
+
+
+def _heal(hypervisor: Hypervisor, cleared: list[Fault]) -> None:
+    """A node that comes back boots its machines, as its `onboot` settings say."""
+    for fault in cleared:
+        if fault.name == "node-offline" and not fault.parameters.get("keep_guests"):
+            _start_all(hypervisor, str(fault.parameters["node"]))
+
+
+def _start_all(hypervisor: Hypervisor, node: str) -> None:
+    async def work(log: TaskLog) -> None:
+        await models_power.start_all(hypervisor, node, log)
+
+    hypervisor.tasks.start(node, "startall", "", "root@pam", work)
+
+
+def _unlock(hypervisor: Hypervisor, vmid: int) -> None:
+    """What an administrator's `qm unlock` does; the API itself has no such act."""
+    vm = hypervisor.find(vmid)
+    if vm is None:
+        raise UnknownFault(f"Unable to unlock VM {vmid}: there is no such machine.")
+    hypervisor.unlock_config(vm)

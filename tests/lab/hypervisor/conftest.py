@@ -182,8 +182,12 @@ class Cluster:
         self.certificate, self._key = certificate(directory)
         self._settings = Settings(
             state_directory=directory / "state",
-            node_addresses={"pve1": "10.0.0.1", "pve2": "10.0.0.2", "pve3": "10.0.0.3"},
-            **{"time_scale": 0.0, "lock_timeout_seconds": 0.4, **settings},
+            **{
+                "node_addresses": {"pve1": "10.0.0.1", "pve2": "10.0.0.2", "pve3": "10.0.0.3"},
+                "time_scale": 0.0,
+                "lock_timeout_seconds": 0.4,
+                **settings,
+            },
         )
         self.port = 0
         self._server: uvicorn.Server | None = None

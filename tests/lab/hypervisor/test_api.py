@@ -6,6 +6,7 @@ import ssl
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from proxmoxer import ProxmoxAPI, ResourceException
 
@@ -87,8 +88,6 @@ def test_a_real_parameter_that_is_not_simulated_is_501_with_its_name(cluster: An
 def test_tls_below_1_3_is_refused(cluster: Any) -> None:
     context = ssl.create_default_context(cafile=str(cluster.certificate))
     context.maximum_version = ssl.TLSVersion.TLSv1_2
-    import httpx
-
     with (
         httpx.Client(verify=context) as client,
         pytest.raises(httpx.ConnectError),
@@ -249,8 +248,6 @@ def test_api_errors_strike_as_often_as_they_were_ordered(cluster: Any) -> None:
 
 
 def test_an_answer_can_be_lost_after_the_act(cluster: Any) -> None:
-    import httpx
-
     cluster.clone(101)
     cluster.fault("api-error", status="reset", when="after", count=1, method="PUT")
     with pytest.raises(httpx.RemoteProtocolError):
@@ -279,6 +276,50 @@ def test_a_node_that_is_gone_takes_its_guests_and_is_595(cluster: Any) -> None:
     assert cluster.get("/cluster/status")[0]["quorate"] == 1
     cluster.fault("node-offline", node="pve2")
     assert cluster.get("/cluster/status")[0]["quorate"] == 0
+
+
+def test_a_node_that_comes_back_boots_what_is_marked_for_it(cluster: Any) -> None:
+    for vmid, onboot in ((101, 1), (102, 0)):
+        cluster.running(vmid)
+        cluster.do("PUT", f"{QEMU}/{vmid}/config", onboot=onboot)
+    cluster.fault("node-offline", node="pve1")
+    cluster.clear_faults("node-offline")
+    (task,) = [t for t in cluster.get("/cluster/tasks") if t["type"] == "startall"]
+    assert cluster.wait(task["upid"]) == "OK"
+    assert list(cluster.runtime.guests) == [101]
+
+
+def test_requests_to_the_address_of_a_node_that_is_gone_are_cut(
+    tmp_path: Path, furnish: Any
+) -> None:
+    addresses = {"pve1": "127.0.0.1", "pve2": "10.0.0.2", "pve3": "10.0.0.3"}
+    with furnish(tmp_path, node_addresses=addresses) as own:
+        own.fault("node-offline", node="pve1")
+        with pytest.raises(httpx.RemoteProtocolError):
+            own.send("GET", "/version")
+        own.clear_faults()
+        assert own.get("/version")["release"] == "8.4"
+
+
+def test_a_lock_left_by_a_dead_worker_is_taken_away_by_an_administrator(cluster: Any) -> None:
+    cluster.fault("clone-fails", count=1, leave="machine")
+    cluster.clone(101)
+    assert cluster.refused("DELETE", f"{QEMU}/101") == (500, "VM is locked (clone)")
+    place = ["--socket", str(cluster.directory / "state" / "faults.sock")]
+    assert main([*place, "unlock", "101"]) == 0
+    assert cluster.run("DELETE", f"{QEMU}/101", destroy__unreferenced__disks=1) == "OK"
+    assert cluster.get("/nodes/pve1/storage/vmstore/content", vmid=101) == []
+
+
+def test_a_start_that_waited_for_a_removal_finds_nothing(slow_cluster: Any) -> None:
+    slow_cluster.clone(101)
+    slow_cluster.fault("task-hangs", type="qmdestroy", count=1)
+    removal = slow_cluster.do("DELETE", f"{QEMU}/101")
+    start = slow_cluster.do("POST", f"{QEMU}/101/status/start")
+    slow_cluster.clear_faults()
+    assert slow_cluster.wait(removal) == "OK"
+    assert "does not exist" in slow_cluster.wait(start)
+    assert slow_cluster.refused("GET", f"{QEMU}/101/config")[0] == 500
 
 
 def test_a_revoked_token_is_401_until_the_fault_is_cleared(cluster: Any) -> None:
