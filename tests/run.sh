@@ -96,9 +96,9 @@ lab_part() { # NAME LIMIT MARKER: once more for what failed, and loudly if that 
     local name=$1 limit=$2 marker=$3 count
     rm -rf "$results/cache-$name"
     start_lab || { record "$name" FAILED 0.0 "not run: the lab did not start"; failed=1; return 1; }
-    local before=$failed
-    pytest_part "$name" "$limit" "$marker" && return 0
-    [[ -s $results/cache-$name/v/cache/lastfailed ]] || return 1 # it did not come as far as a test
+    local before=$failed rc=0
+    pytest_part "$name" "$limit" "$marker" || rc=$?
+    ((rc == 1)) || return $rc # passed, or it did not come as far as a verdict on tests
     cp "$results/$name.log" "$results/$name-first.log"
     if pytest_part "$name-2" "$limit" "$marker" -o "cache_dir=$results/cache-$name" --last-failed --last-failed-no-failures=none; then
         failed=$before
