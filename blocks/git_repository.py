@@ -65,6 +65,7 @@ class GitSession:
     def __init__(self, repository: GitRepository, directory: Path) -> None:
         """Use `directory`, which holds the configuration with the credential."""
         self._repository = repository
+        self._directory = directory
         self._copy = directory / "copy"
         self._copy.mkdir(mode=0o700)
         # Nothing of the user's own: a trace or a proxy in the environment would see the credential.
@@ -92,6 +93,8 @@ class GitSession:
             directory=self._copy,
             timeout_seconds=GIT_TIMEOUT_SECONDS,
             stdin=stdin,
+            # Only these start programs of their own, which speak to the server.
+            tethered_directory=self._directory if arguments[0] in ("fetch", "push") else None,
         )
 
     def _git(self, *arguments: str, stdin: bytes = b"") -> str:

@@ -18,6 +18,7 @@ from urllib.parse import quote
 
 from blocks.kubernetes_transport import (
     APPLY_PATCH,
+    JSON,
     METADATA_ONLY,
     Answer,
     Credentials,
@@ -28,7 +29,7 @@ from blocks.kubernetes_transport import (
 from domain.apply_reports import Change
 from domain.cluster_checks import NodeFact
 from domain.errors import NotFound, TemporaryError, Unreachable
-from domain.manifest_order import Manifest, ObjectKey, key_of
+from domain.manifest_order import DEFINITION_KIND, Manifest, ObjectKey, key_of
 
 FIELD_MANAGER = "infraflows"
 POLL_SECONDS = 0.2
@@ -36,6 +37,9 @@ SETTLE_SECONDS = 30.0
 """How long a definition that was just established may take to be served."""
 
 PAGE_SIZE = 500
+PASSING_TAINTS = frozenset({"node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"})
+"""Follow the Ready condition a moment later, which is told by itself."""
+
 _READY_LINE = re.compile(r"^\[([+-])\](\S+) ")
 
 Condition = Callable[[Mapping[str, Any]], bool]
@@ -54,7 +58,11 @@ def has_condition(kind: str, status: str = "True") -> Condition:
 def _node(document: Mapping[str, Any]) -> NodeFact:
     status, spec = document.get("status", {}), document.get("spec", {})
     addresses = {a["type"]: a["address"] for a in status.get("addresses") or []}
-    blocking = [t for t in spec.get("taints") or [] if t.get("effect") != "PreferNoSchedule"]
+    blocking = [
+        taint
+        for taint in spec.get("taints") or []
+        if taint.get("effect") != "PreferNoSchedule" and taint.get("key") not in PASSING_TAINTS
+    ]
     return NodeFact(
         name=str(document["metadata"]["name"]),
         is_ready=has_condition("Ready")(document),
@@ -173,7 +181,9 @@ class KubernetesApi:
             path = self._path(key)
         except NotFound:
             return Answer(404, b"")
-        before = self._transport.send("GET", path, accept=METADATA_ONLY)
+        # Definitions are large, and their generation tells of every change of their content.
+        accept = METADATA_ONLY if key.kind == DEFINITION_KIND else JSON
+        before = self._transport.send("GET", path, accept=accept)
         if before.status not in (200, 404):
             return before
         after = self._transport.send(
@@ -182,14 +192,13 @@ class KubernetesApi:
             query={"fieldManager": FIELD_MANAGER, "force": str(take_over).lower()},
             body=dict(manifest),
             content_type=APPLY_PATCH,
-            accept=METADATA_ONLY,
+            accept=accept,
         )
         if after.status == 201:
             return Change.CREATED
         if after.status != 200:
             return after
-        seen = [a.json.get("metadata", {}) for a in (before, after)]
-        return Change.UNCHANGED if _is_same_for_us(*seen) else Change.CHANGED
+        return Change.UNCHANGED if _is_same(before, after) else Change.CHANGED
 
     def get(self, key: ObjectKey) -> dict[str, Any]:
         """Return an object.
@@ -350,28 +359,21 @@ class KubernetesApi:
             stranger.close()
 
 
-def _own_entry(metadata: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    for entry in metadata.get("managedFields") or []:
-        is_ours = entry.get("manager") == FIELD_MANAGER and entry.get("operation") == "Apply"
-        if is_ours and not entry.get("subresource"):
-            return dict(entry)
-    return None
+def _content(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what an object is, without what is only noted about it."""
+    metadata = {
+        name: value
+        for name, value in document.get("metadata", {}).items()
+        if name not in ("resourceVersion", "managedFields")
+    }
+    return {**document, "metadata": metadata, "status": None}
 
 
-def _is_same_for_us(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
-    """Tell whether an apply changed nothing, though a controller may have written in between.
-
-    The server keeps our entry's time when an apply changes nothing.
-    """
-    if before.get("resourceVersion") == after.get("resourceVersion"):
-        return True
-    entry = _own_entry(before)
-    same = ("generation", "labels", "annotations", "uid")
-    return (
-        entry is not None
-        and entry == _own_entry(after)
-        and all(before.get(part) == after.get(part) for part in same)
-    )
+def _is_same(before: Answer, after: Answer) -> bool:
+    """Tell whether an apply changed nothing, though a controller may have written in between."""
+    first, second = before.json, after.json
+    versions = [d.get("metadata", {}).get("resourceVersion") for d in (first, second)]
+    return versions[0] == versions[1] or _content(first) == _content(second)
 
 
 def _last_words(document: Mapping[str, Any]) -> str:

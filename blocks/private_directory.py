@@ -62,13 +62,12 @@ def _start_ticks(pid: int) -> str | None:
 def _owner_is_alive(directory: Path) -> bool:
     try:
         pid, ticks = (directory / OWNER_FILE).read_text().split()
-    except (FileNotFoundError, NotADirectoryError):
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        # No owner yet, or one that is just being written by another thread.
         try:
             return time.time() - directory.lstat().st_mtime < GRACE_SECONDS
         except FileNotFoundError:
             return False
-    except ValueError:
-        return False
     return _start_ticks(int(pid)) == ticks
 
 

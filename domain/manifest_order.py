@@ -32,6 +32,7 @@ _WAVE_OF_KIND = {
     "LimitRange": 1,
     "ResourceQuota": 1,
     "ConfigMap": 1,
+    "Secret": 1,
     "ClusterRoleBinding": 2,
     "RoleBinding": 2,
     "Service": 2,

@@ -31,6 +31,9 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from lab.toolchain.paths import tool
 
+KWOK_STAGES = Path(__file__).parent / "rke2" / "internal" / "agent" / "kwok.yaml"
+"""The same stand-in for kubelets as on the lab's machines."""
+
 START_SECONDS = 90.0
 PATIENCE_SECONDS = 10.0
 
@@ -41,6 +44,7 @@ class BareControlPlane:
 
     directory: Path
     port: int
+    etcd_url: str
     kubeconfig: str
 
 
@@ -184,6 +188,7 @@ def _commands(directory: Path, ports: Sequence[int]) -> dict[str, list[str]]:
         "kube-scheduler": [*with_kubeconfig, "--leader-elect=false", "--secure-port=0"],
         "kwok": [
             *with_kubeconfig,
+            f"--config={KWOK_STAGES}",
             "--manage-all-nodes=true",
             "--server-address=127.0.0.1:0",
             "--node-ip=127.0.0.1",
@@ -287,7 +292,7 @@ def bare_control_plane(directory: Path) -> Iterator[BareControlPlane]:
             processes.append(_start(name, arguments, directory))
             if name == "kube-apiserver":
                 _wait_until_ready(processes[-1], ports[2], directory)
-        yield BareControlPlane(directory, ports[2], kubeconfig)
+        yield BareControlPlane(directory, ports[2], f"http://127.0.0.1:{ports[0]}", kubeconfig)
     finally:
         _stop(processes)
         shutil.rmtree(directory / "etcd", ignore_errors=True)
