@@ -138,17 +138,44 @@ func (s *Supervised) runOnce(ctx context.Context) error {
 	return err
 }
 
-// Restart ends the running child; the supervision starts it again at once with what it finds on disk.
-func (s *Supervised) Restart() { s.signal(syscall.SIGTERM) }
+// Restart ends the running child; the supervision starts it again at once with what it finds on disk. It returns when
+// the old process is gone, so that nothing is asked of it any more.
+func (s *Supervised) Restart() {
+	s.mutex.Lock()
+	old := s.command
+	s.mutex.Unlock()
+	if old == nil {
+		return
+	}
+	isGone := func() bool {
+		s.mutex.Lock()
+		defer s.mutex.Unlock()
+		return s.command != old
+	}
+	s.signal(syscall.SIGTERM)
+	for deadline := time.Now().Add(s.stopTimeout()); time.Now().Before(deadline) && !isGone(); {
+		time.Sleep(50 * time.Millisecond)
+	}
+	for !isGone() {
+		_ = old.Process.Kill()
+		time.Sleep(50 * time.Millisecond)
+	}
+}
+
+func (s *Supervised) stopTimeout() time.Duration {
+	if s.child.StopTimeout == 0 {
+		return 5 * time.Second
+	}
+	return s.child.StopTimeout
+}
 
 // Stop ends the child, gracefully first.
 func (s *Supervised) Stop() {
+	begin := time.Now()
+	defer func() { logging.Info("Stopped %s in %s", s.child.Name, time.Since(begin).Round(time.Millisecond)) }()
 	s.cancel()
 	s.signal(syscall.SIGTERM)
-	timeout := s.child.StopTimeout
-	if timeout == 0 {
-		timeout = 5 * time.Second
-	}
+	timeout := s.stopTimeout()
 	select {
 	case <-s.done:
 	case <-time.After(timeout):

@@ -117,12 +117,13 @@ func (s *Server) schedulerArguments() []string {
 	}.merge(s.config.SchedulerArgs)
 }
 
-// component starts a control plane process with a small garbage collector's appetite.
+// component starts a control plane process with a small garbage collector's appetite. An API server would wait a minute
+// for its watchers to leave; they reconnect anyway, so its patience is short.
 func (s *Server) component(name string, arguments []string, memoryLimit string) (*process.Supervised, error) {
 	return process.Supervise(process.Child{
 		Name: name, Path: filepath.Join(s.libexec, name), Arguments: arguments,
 		Environment: []string{"GOGC=50", "GOMEMLIMIT=" + memoryLimit},
-		LogFile:     s.layout.Agent("logs", name+".log"), StopTimeout: 8 * time.Second,
+		LogFile:     s.layout.Agent("logs", name+".log"), StopTimeout: 3 * time.Second,
 	})
 }
 

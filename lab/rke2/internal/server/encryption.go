@@ -17,7 +17,7 @@ import (
 const (
 	rotationDeadline = 3 * time.Minute
 	// Servers reload one after the other, so that the cluster keeps an API server.
-	reloadSpacing = 5 * time.Second
+	reloadSpacing = 8 * time.Second
 )
 
 // EncryptionStatus is what `rke2 secrets-encrypt status` shows.
@@ -97,7 +97,6 @@ func (s *Server) reloadEncryption(ctx context.Context) error {
 	}
 	logging.Info("Restarting the API server with the new encryption keys")
 	s.apiServer.Restart()
-	time.Sleep(poll * 3) // let the old process stop listening, or it would answer for the new one
 	if err = s.await(ctx, "the API server", s.kube.Ready); err != nil {
 		return err
 	}
