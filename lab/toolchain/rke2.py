@@ -7,6 +7,7 @@ the old one together with its checksum. `lab/rke2/PACKAGING.md` is the layout's 
 
 import gzip
 import hashlib
+import shutil
 import tarfile
 import time
 from collections.abc import Iterator
@@ -30,6 +31,7 @@ PARTS = (
 )
 _VERSION_FLAG = f"-X infraflows/lab/rke2/internal/version.Version={RKE2_VERSION}"
 _CHUNK = 1 << 20
+_KEPT_BUILDS = 3
 
 
 def _sources() -> list[Path]:
@@ -66,7 +68,16 @@ def build_rke2(say: Say) -> Path:
                 _pack(stage)
             say(f"rke2: built in {time.monotonic() - started:.0f} s")
         link(rke2_artifacts() / RKE2_VERSION, folder)
+        _forget_old(folder)
     return folder
+
+
+def _forget_old(current: Path) -> None:
+    """150 MB for every change of the sources add up: the last few are enough."""
+    builds = sorted(current.parent.glob("rke2-*"), key=lambda path: path.stat().st_mtime)
+    for old in builds[:-_KEPT_BUILDS]:
+        if old != current:
+            shutil.rmtree(old, ignore_errors=True)
 
 
 def _members(stage: Path) -> Iterator[tuple[str, Path, int]]:

@@ -329,3 +329,12 @@ def test_a_test_file_of_the_distribution_does_not_rebuild_it(distribution: Path)
     before = rke2.distribution_hash("go1.26.8")
     (distribution / "cmd/rke2/main_test.go").write_text("package main\n")
     assert rke2.distribution_hash("go1.26.8") == before
+
+
+def test_only_the_last_builds_of_the_distribution_are_kept(distribution: Path, cache: Path) -> None:
+    for number in range(5):
+        (distribution / "go.sum").write_text("\n" * number)
+        current = rke2.build_rke2(print)
+    kept = list((cache / "builds").glob("rke2-*"))
+    assert len(kept) == 3
+    assert current in kept
