@@ -44,7 +44,8 @@ _PHRASES: tuple[tuple[str, type[LifecycleError], str], ...] = (
         "It may pass: try again",
     ),
     (
-        r"not enough|no space|out of (?:space|memory)|storage.* full|quota|insufficient",
+        r"no space left|out of (?:space|memory)|not enough (?:free )?(?:space|memory)|quota"
+        r"|storage \S+ is full",
         QuotaExceeded,
         "Free space or choose another storage",
     ),

@@ -15,7 +15,6 @@ import shutil
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from python_terraform import IsFlagged
 
 from blocks.private_directory import base_directory
 from blocks.state_backend import Kind, Locking, StateBackend
+from blocks.tofu_lock import lock_info
 from blocks.tofu_process import Outcome, TofuProcess, failure
 from domain.adoption import StateEntry
 from domain.errors import Conflict, NotFound, PermanentError
@@ -69,10 +69,16 @@ class TofuSession:
         self._backend = backend
         self._name = name
 
-    def init(self) -> None:
-        """Prepare the directory: provider from the mirror, backend, encryption."""
+    def init(self, fingerprint: str) -> None:
+        """Prepare the directory: provider from the mirror, backend, encryption.
+
+        One that was prepared from the same files is ready already.
+        """
         act = f"prepare the state {self._name}"
-        self._run(act, "init", input=False, reconfigure=IsFlagged, json=IsFlagged)
+        marker = self._directory / "prepared"
+        if not marker.exists() or marker.read_text(encoding="ascii") != fingerprint:
+            self._run(act, "init", input=False, reconfigure=IsFlagged, json=IsFlagged)
+            marker.write_text(fingerprint, encoding="ascii")
         if self._backend.kind == "pg":
             self._run(act, "workspace select", self._name, or_create=True)
         unsaved = self._directory / UNSAVED_STATE
@@ -178,11 +184,15 @@ class TofuSession:
                 "Destroy them first."
             )
         if self._backend.kind == "http":
-            return self._backend.remove(self._name, credential)
-        act = f"remove the state {self._name}"
-        self._run(act, "workspace select", "default")
-        self._run(act, "workspace delete", self._name)
-        return True
+            was_there = self._backend.remove(self._name, credential)
+        else:
+            act = f"remove the state {self._name}"
+            self._run(act, "workspace select", "default")
+            self._run(act, "workspace delete", self._name)
+            was_there = True
+        # Nothing of the cluster stays behind on the worker either.
+        shutil.rmtree(self._directory, ignore_errors=True)
+        return was_there
 
     def _document(self, act: str, outcome: Outcome) -> dict[str, Any]:
         try:
@@ -205,7 +215,7 @@ class TofuSession:
 
     def _breaks_lock(self, act: str, outcome: Outcome) -> bool:
         """Break the state's lock if a dead run left it; return whether it was broken."""
-        held = _lock_info(" ".join(f"{d.summary} {d.detail}" for d in outcome.diagnostics))
+        held = lock_info(" ".join(f"{d.summary} {d.detail}" for d in outcome.diagnostics))
         if held is None:
             return False
         is_ours = held.host == socket.gethostname()
@@ -222,40 +232,9 @@ class TofuSession:
             held.age_seconds,
         )
         broken = self._tofu.cmd("force-unlock", held.lock_id, force=IsFlagged)
-        if broken.exit_code != 0 and _lock_info(broken.problem) is not None:
+        if broken.exit_code != 0 and lock_info(broken.problem) is not None:
             raise failure(act, broken.problem)
         return True
-
-
-@dataclass(frozen=True)
-class _LockInfo:
-    lock_id: str
-    who: str
-    age_seconds: float
-
-    @property
-    def host(self) -> str:
-        return self.who.rpartition("@")[2]
-
-
-def _lock_info(text: str) -> _LockInfo | None:
-    """Read who holds a lock from the error about it; None when it is no such error."""
-    if "state lock" not in text.lower():
-        return None
-    found = {
-        key: match.group(1)
-        for key in ("ID", "Who", "Created")
-        if (match := re.search(rf"\b{key}:\s+(\S+(?: \S+)?)", text))
-    }
-    lock_id = found.get("ID", "").split(" ")[0]
-    if not re.fullmatch(r"[0-9A-Za-z-]{8,64}", lock_id):
-        return None
-    created = re.match(r"(\d{4}-\d\d-\d\d) (\d\d:\d\d:\d\d)", found.get("Created", ""))
-    age = 0.0
-    if created:
-        since = datetime.fromisoformat(f"{created.group(1)}T{created.group(2)}+00:00")
-        age = max(0.0, (datetime.now(UTC) - since).total_seconds())
-    return _LockInfo(lock_id, found.get("Who", "unknown").split(" ")[0], age)
 
 
 def _progress(line: str) -> Progress | None:
@@ -319,7 +298,7 @@ class TofuWorkspace(Block):
     ) -> TofuSession:
         """Write the cluster's directory anew and return OpenTofu in it, initialised."""
         directory = self.directory(name)
-        self._write(directory, name, module, variables, ca_files)
+        fingerprint = self._write(directory, name, module, variables, ca_files)
         handed = {**environment, **self.state_backend.environment(state_credential)}
         process = TofuProcess(
             self.binary,
@@ -328,7 +307,7 @@ class TofuWorkspace(Block):
             [value for key, value in handed.items() if re.search(r"TOKEN|PASSWORD", key)],
         )
         session = TofuSession(process, directory, self.state_backend, name)
-        session.init()
+        session.init(fingerprint)
         return session
 
     def _surroundings(self, directory: Path, name: str) -> dict[str, str]:
@@ -353,11 +332,14 @@ class TofuWorkspace(Block):
         module: Path,
         variables: Mapping[str, Any],
         ca_files: Sequence[str],
-    ) -> None:
+    ) -> str:
+        """Write the directory's files; return a hash of those that `init` looks at."""
         for stale in directory.glob("*.tf"):
             stale.unlink()
+        looked_at = hashlib.sha256(f"{self.binary}\n{self.provider_mirror}\n".encode())
         for source in sorted(module.glob("*.tf")):
             shutil.copyfile(source, directory / source.name)
+            looked_at.update(source.read_bytes())
         mirror = json.dumps(self.provider_mirror)
         texts = {
             "backend.tf.json": json.dumps(self.state_backend.document(name), indent=2),
@@ -370,6 +352,8 @@ class TofuWorkspace(Block):
         }
         for file, text in texts.items():
             (directory / file).write_text(text, encoding="utf-8")
+        looked_at.update(texts["backend.tf.json"].encode())
+        return looked_at.hexdigest()
 
     def version(self) -> str | None:
         """Return the version of the binary; None when it cannot be run."""

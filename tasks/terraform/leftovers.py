@@ -96,8 +96,10 @@ def settle(spec: ClusterSpec, opened: Opened) -> list[str]:
     Raises:
         Conflict: some machine needs a person.
     """
+    # First, because it waits for a tofu that a killed worker has left to end in good order.
+    state = opened.tofu.state_machines()
     found = _settled(spec, opened)
-    decisions = decide(spec, found, opened.tofu.state_machines())
+    decisions = decide(spec, found, state)
     disks = _orphaned_disks(spec, opened, found)
     refused = [
         f"{d.machine} ({d.vm_id} on {d.node}): {d.reason}"

@@ -9,14 +9,19 @@ nothing is created there but one empty pool, which is removed again.
 from __future__ import annotations
 
 import asyncio
+import copy
+import itertools
+import logging
 import os
 import secrets
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,14 +32,22 @@ import uvicorn
 
 from blocks.proxmox import ProxmoxApi, ProxmoxCluster
 from blocks.state_backend import StateBackend
+from blocks.tofu import TofuSession, TofuWorkspace
+from domain.ownership import pool_comment
+from domain.specs import EXAMPLE, ClusterSpec, parse_spec
 from lab.hypervisor.hypervisor import Hypervisor, Settings
 from lab.hypervisor.memory_runtime import MemoryRuntime
 from lab.hypervisor.server import ReasonProtocol, application
 from lab.layout import Layout
 from lab.services.certificates import ensure_certificates
 from lab.services.site_server import application as site_application
+from lab.toolchain.paths import bin_dir, provider_mirror
+from tasks.terraform import workspace
 
 TOKEN_ID = "infraflows@pve!worker"
+TOFU = bin_dir() / "tofu"
+PROVIDER = provider_mirror() / "registry.opentofu.org/bpg/proxmox/0.111.1"
+SSH_CA = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHvZ0nAXuTQsTLRRvx6ABGl9TmXdAjvEVA/Jw1DZtKEY"
 STATE_LOGIN = {"username": "tofu", "password": "state-password-canary"}
 
 
@@ -230,3 +243,116 @@ def transit(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]
     finally:
         server.terminate()
         server.wait(10)
+
+
+@pytest.fixture
+def runtime_directory(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A directory of the test's own, as the worker's may be in use."""
+    made = tempfile.mkdtemp(dir="/dev/shm", prefix="tofu-test-")
+    monkeypatch.setenv("INFRAFLOWS_PRIVATE_DIRECTORY", made)
+    yield
+    shutil.rmtree(made)
+
+
+@pytest.fixture
+def quiet_logger(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The steps' helpers log to a run; here is none."""
+    monkeypatch.setattr("tasks.terraform.leftovers.get_run_logger", lambda: logging.getLogger())
+
+
+class Cluster:
+    """One small cluster on the simulator."""
+
+    def __init__(self, name: str, first_vm_id: int, site: Site) -> None:
+        data: dict[str, Any] = copy.deepcopy(EXAMPLE)
+        data |= {"name": name, "workers": {"count": 1, "first_address": "10.90.0.61"}}
+        data["control_plane"] |= {"count": 1, "memory_mib": 2048, "disk_gib": 10}
+        data["proxmox"] |= {"pool": name, "first_vm_id": first_vm_id}
+        self.spec: ClusterSpec = parse_spec(data)
+        self.site = site
+        self.api = site.simulator.block().api(site.simulator.credential)
+        self.api.create_pool(name, pool_comment(name))
+
+    def block(self) -> TofuWorkspace:
+        return TofuWorkspace(
+            binary=str(TOFU),
+            provider_mirror=str(provider_mirror()),
+            url=self.site.states.url,
+            ca_file=self.site.states.ca_file,
+            credential="infraflows/lab/state",
+        )
+
+    def variables(self) -> dict[str, Any]:
+        template = workspace.find_template(self.spec, self.api)
+        return workspace.variables(
+            "lab", self.spec, template, SSH_CA, ("transit", "infraflows-state")
+        )
+
+    def environment(self) -> dict[str, str]:
+        credential = self.site.simulator.credential
+        return {
+            **self.site.transit,
+            "PROXMOX_VE_ENDPOINT": self.api.endpoint,
+            "PROXMOX_VE_API_TOKEN": f"{credential['token_id']}={credential['token_secret']}",
+        }
+
+    def session(self) -> TofuSession:
+        return self.block().session(
+            f"lab-{self.spec.name}",
+            workspace.MODULE,
+            self.variables(),
+            self.environment(),
+            STATE_LOGIN,
+            [self.site.states.ca_file],
+        )
+
+    def opened(self) -> workspace.Opened:
+        return workspace.Opened(self.api, self.session(), self.block(), STATE_LOGIN, 2)
+
+    def state_url(self) -> str:
+        return self.site.states.address(f"lab-{self.spec.name}")
+
+    def http(self) -> httpx.Client:
+        return httpx.Client(
+            verify=self.site.states._verification(),
+            auth=(STATE_LOGIN["username"], STATE_LOGIN["password"]),
+            trust_env=False,
+        )
+
+    def apply_all(self) -> None:
+        session = self.session()
+        path, _ = session.plan()
+        session.apply(path, parallelism=2)
+
+
+class Site:
+    """The systems that a cluster is made with."""
+
+    def __init__(self, simulator: Simulator, states: StateBackend, transit: dict[str, str]) -> None:
+        self.simulator, self.states, self.transit = simulator, states, transit
+
+
+@pytest.fixture
+def site(
+    healthy: Simulator,
+    states: StateBackend,
+    transit: dict[str, str],
+    runtime_directory: None,
+    quiet_logger: None,
+) -> Site:
+    if not (TOFU.exists() and PROVIDER.exists()):
+        pytest.skip("the toolchain is not built on this machine")
+    return Site(healthy, states, transit)
+
+
+_places = itertools.count(2000, 30)
+
+
+@pytest.fixture
+def make_cluster(site: Site) -> Callable[..., Cluster]:
+    """Makes a small cluster's spec and pool, at VMIDs of its own."""
+
+    def make(name: str, first_vm_id: int | None = None) -> Cluster:
+        return Cluster(name, first_vm_id or next(_places), site)
+
+    return make

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import os
 import signal
@@ -10,132 +9,25 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
-from blocks.state_backend import StateBackend
-from blocks.tofu import Progress, TofuSession, TofuWorkspace
+from blocks.tofu import Progress
 from domain.adoption import StateEntry
 from domain.errors import Conflict, LifecycleError, TemporaryError
 from domain.machines import machines
-from domain.ownership import pool_comment
-from domain.specs import EXAMPLE, ClusterSpec, parse_spec
+from domain.specs import parse_spec
 from domain.tofu_plan import parse_plan
-from lab.toolchain.paths import bin_dir, provider_mirror
 from tasks.terraform import workspace
 from tasks.terraform.leftovers import settle
 
-TOFU = bin_dir() / "tofu"
-PROVIDER = provider_mirror() / "registry.opentofu.org/bpg/proxmox/0.111.1"
-SSH_CA = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHvZ0nAXuTQsTLRRvx6ABGl9TmXdAjvEVA/Jw1DZtKEY"
 STATE_LOGIN = {"username": "tofu", "password": "state-password-canary"}
 
-pytestmark = pytest.mark.skipif(
-    not (TOFU.exists() and PROVIDER.exists()), reason="the toolchain is not built on this machine"
-)
 
-
-@pytest.fixture(autouse=True)
-def runtime_directory(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A directory of the test's own, as the worker's may be in use."""
-    import shutil
-    import tempfile
-
-    made = tempfile.mkdtemp(dir="/dev/shm", prefix="tofu-test-")
-    monkeypatch.setenv("INFRAFLOWS_PRIVATE_DIRECTORY", made)
-    yield
-    shutil.rmtree(made)
-
-
-@pytest.fixture(autouse=True)
-def quiet_logger(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The steps' helpers log to a run; here is none."""
-    import logging
-
-    monkeypatch.setattr("tasks.terraform.leftovers.get_run_logger", lambda: logging.getLogger())
-
-
-class Cluster:
-    """One small cluster on the simulator."""
-
-    def __init__(self, name: str, first_vm_id: int, site: Site) -> None:
-        data: dict[str, Any] = copy.deepcopy(EXAMPLE)
-        data |= {"name": name, "workers": {"count": 1, "first_address": "10.90.0.61"}}
-        data["control_plane"] |= {"count": 1, "memory_mib": 2048, "disk_gib": 10}
-        data["proxmox"] |= {"pool": name, "first_vm_id": first_vm_id}
-        self.spec: ClusterSpec = parse_spec(data)
-        self.site = site
-        self.api = site.simulator.block().api(site.simulator.credential)
-        self.api.create_pool(name, pool_comment(name))
-
-    def block(self) -> TofuWorkspace:
-        return TofuWorkspace(
-            binary=str(TOFU),
-            provider_mirror=str(provider_mirror()),
-            url=self.site.states.url,
-            ca_file=self.site.states.ca_file,
-            credential="infraflows/lab/state",
-        )
-
-    def variables(self) -> dict[str, Any]:
-        template = workspace.find_template(self.spec, self.api)
-        return workspace.variables(
-            "lab", self.spec, template, SSH_CA, ("transit", "infraflows-state")
-        )
-
-    def environment(self) -> dict[str, str]:
-        credential = self.site.simulator.credential
-        return {
-            **self.site.transit,
-            "PROXMOX_VE_ENDPOINT": self.api.endpoint,
-            "PROXMOX_VE_API_TOKEN": f"{credential['token_id']}={credential['token_secret']}",
-        }
-
-    def session(self) -> TofuSession:
-        return self.block().session(
-            f"lab-{self.spec.name}",
-            workspace.MODULE,
-            self.variables(),
-            self.environment(),
-            STATE_LOGIN,
-            [self.site.states.ca_file],
-        )
-
-    def opened(self) -> workspace.Opened:
-        return workspace.Opened(self.api, self.session(), self.block(), STATE_LOGIN, 2)
-
-    def state_url(self) -> str:
-        return self.site.states.address(f"lab-{self.spec.name}")
-
-    def http(self) -> httpx.Client:
-        return httpx.Client(
-            verify=self.site.states._verification(),
-            auth=(STATE_LOGIN["username"], STATE_LOGIN["password"]),
-            trust_env=False,
-        )
-
-    def apply_all(self) -> None:
-        session = self.session()
-        path, _ = session.plan()
-        session.apply(path, parallelism=2)
-
-
-class Site:
-    def __init__(self, simulator: Any, states: StateBackend, transit: dict[str, str]) -> None:
-        self.simulator, self.states, self.transit = simulator, states, transit
-
-
-@pytest.fixture
-def site(healthy: Any, states: StateBackend, transit: dict[str, str]) -> Site:
-    return Site(healthy, states, transit)
-
-
-def test_a_cluster_is_planned_applied_unchanged_and_destroyed(site: Site) -> None:
-    cluster = Cluster("whole", 300, site)
+def test_a_cluster_is_planned_applied_unchanged_and_destroyed(site: Any, make_cluster: Any) -> None:
+    cluster = make_cluster("whole", 300)
     session = cluster.session()
     path, document = session.plan()
     plan = parse_plan(document)
@@ -178,11 +70,13 @@ def test_a_cluster_is_planned_applied_unchanged_and_destroyed(site: Site) -> Non
     session.apply(path, parallelism=2)
     assert not {300, 310} & {vm.vm_id for vm in cluster.api.machines()}
     assert session.remove_state(STATE_LOGIN) is True
-    assert session.remove_state(STATE_LOGIN) is False
+    assert cluster.session().remove_state(STATE_LOGIN) is False
 
 
-def test_state_and_plan_are_unreadable_and_no_credential_is_on_disk(site: Site) -> None:
-    cluster = Cluster("sealed", 330, site)
+def test_state_and_plan_are_unreadable_and_no_credential_is_on_disk(
+    site: Any, make_cluster: Any
+) -> None:
+    cluster = make_cluster("sealed", 330)
     session = cluster.session()
     path, _ = session.plan()
     session.apply(path, parallelism=2)
@@ -202,9 +96,9 @@ def test_state_and_plan_are_unreadable_and_no_credential_is_on_disk(site: Site) 
 
 
 def test_the_plan_hash_is_the_same_when_nothing_changed_and_another_when_it_did(
-    site: Site,
+    site: Any, make_cluster: Any
 ) -> None:
-    cluster = Cluster("hashed", 360, site)
+    cluster = make_cluster("hashed", 360)
     first = parse_plan(cluster.session().plan()[1])
     assert parse_plan(cluster.session().plan()[1]).plan_hash == first.plan_hash
     data = cluster.spec.model_dump(mode="json")
@@ -213,8 +107,8 @@ def test_the_plan_hash_is_the_same_when_nothing_changed_and_another_when_it_did(
     assert parse_plan(cluster.session().plan()[1]).plan_hash != first.plan_hash
 
 
-def test_a_lock_of_a_dead_run_on_this_host_is_broken(site: Site) -> None:
-    cluster = Cluster("stale", 390, site)
+def test_a_lock_of_a_dead_run_on_this_host_is_broken(site: Any, make_cluster: Any) -> None:
+    cluster = make_cluster("stale", 390)
     session = cluster.session()
     held = _lock(f"root@{socket.gethostname()}", "2026-01-01T00:00:00Z")
     with cluster.http() as client:
@@ -222,8 +116,8 @@ def test_a_lock_of_a_dead_run_on_this_host_is_broken(site: Site) -> None:
     assert parse_plan(session.plan()[1]).counts == {"create": 2}
 
 
-def test_a_fresh_lock_of_another_host_is_respected(site: Site) -> None:
-    cluster = Cluster("respected", 420, site)
+def test_a_fresh_lock_of_another_host_is_respected(site: Any, make_cluster: Any) -> None:
+    cluster = make_cluster("respected", 420)
     session = cluster.session()
     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     with cluster.http() as client:
@@ -245,8 +139,8 @@ def _lock(who: str, created: str) -> dict[str, str]:
     }
 
 
-def test_a_whole_machine_that_no_state_knows_is_adopted(site: Site) -> None:
-    cluster = Cluster("adopted", 450, site)
+def test_a_whole_machine_that_no_state_knows_is_adopted(site: Any, make_cluster: Any) -> None:
+    cluster = make_cluster("adopted", 450)
     cluster.apply_all()
     with cluster.http() as client:
         client.delete(cluster.state_url())
@@ -261,8 +155,8 @@ def test_a_whole_machine_that_no_state_knows_is_adopted(site: Site) -> None:
     assert settle(cluster.spec, cluster.opened()) == []
 
 
-def test_a_half_made_clone_is_removed_and_made_again(site: Site) -> None:
-    cluster = Cluster("half", 480, site)
+def test_a_half_made_clone_is_removed_and_made_again(site: Any, make_cluster: Any) -> None:
+    cluster = make_cluster("half", 480)
     template = workspace.find_template(cluster.spec, cluster.api)
     upid = cluster.api._http.post(
         "clone",
@@ -281,8 +175,10 @@ def test_a_half_made_clone_is_removed_and_made_again(site: Site) -> None:
     assert parse_plan(cluster.session().plan()[1]).is_empty
 
 
-def test_a_foreign_machine_in_the_place_is_named_and_left_alone(site: Site) -> None:
-    cluster = Cluster("foreign", 510, site)
+def test_a_foreign_machine_in_the_place_is_named_and_left_alone(
+    site: Any, make_cluster: Any
+) -> None:
+    cluster = make_cluster("foreign", 510)
     template = workspace.find_template(cluster.spec, cluster.api)
     upid = cluster.api._http.post(
         "clone",
@@ -297,8 +193,10 @@ def test_a_foreign_machine_in_the_place_is_named_and_left_alone(site: Site) -> N
     assert cluster.api.machine(510).name == "somebody-elses"
 
 
-def test_a_failed_clone_is_an_error_that_may_pass_and_what_it_left_is_settled(site: Site) -> None:
-    cluster = Cluster("failing", 540, site)
+def test_a_failed_clone_is_an_error_that_may_pass_and_what_it_left_is_settled(
+    site: Any, make_cluster: Any
+) -> None:
+    cluster = make_cluster("failing", 540)
     session = cluster.session()
     path, _ = session.plan()
     site.simulator.fault("clone-fails", count="1", leave="disk")
@@ -312,8 +210,10 @@ def test_a_failed_clone_is_an_error_that_may_pass_and_what_it_left_is_settled(si
     assert sorted(names) == ["failing-server-1", "failing-worker-1"]
 
 
-def test_an_aborted_clone_that_only_root_can_unlock_is_one_clear_error(site: Site) -> None:
-    cluster = Cluster("aborted", 555, site)
+def test_an_aborted_clone_that_only_root_can_unlock_is_one_clear_error(
+    site: Any, make_cluster: Any
+) -> None:
+    cluster = make_cluster("aborted", 555)
     session = cluster.session()
     path, _ = session.plan()
     site.simulator.fault("clone-fails", count="1", vmid="555", leave="machine")
@@ -323,8 +223,8 @@ def test_an_aborted_clone_that_only_root_can_unlock_is_one_clear_error(site: Sit
         settle(cluster.spec, cluster.opened())
 
 
-def test_a_stale_plan_is_a_conflict(site: Site) -> None:
-    cluster = Cluster("outdated", 570, site)
+def test_a_stale_plan_is_a_conflict(site: Any, make_cluster: Any) -> None:
+    cluster = make_cluster("outdated", 570)
     session = cluster.session()
     path, _ = session.plan()
     session.apply(path, parallelism=2)
@@ -347,9 +247,9 @@ session.apply(path, parallelism=2)
 
 
 def test_when_the_worker_is_killed_tofu_ends_and_the_next_run_converges(
-    site: Site, tmp_path: Path
+    site: Any, make_cluster: Any, tmp_path: Path
 ) -> None:
-    cluster = Cluster("killed", 600, site)
+    cluster = make_cluster("killed", 600)
     given = tmp_path / "given.json"
     given.write_text(
         json.dumps(
@@ -377,7 +277,8 @@ def test_when_the_worker_is_killed_tofu_ends_and_the_next_run_converges(
     worker.send_signal(signal.SIGKILL)
     worker.wait()
     site.simulator.heal()
-    session = cluster.session()  # waits until the killed worker's tofu has ended
+    session = cluster.session()
+    session.state_machines()  # waits until the killed worker's tofu has ended
     assert not _processes_in(cluster.block().directory("lab-killed"))
     settle(cluster.spec, cluster.opened())
     path, document = session.plan()
@@ -406,8 +307,8 @@ def _processes_in(directory: Path) -> list[str]:
     return found
 
 
-def test_an_api_that_is_away_is_an_error_that_may_pass(site: Site) -> None:
-    cluster = Cluster("away", 630, site)
+def test_an_api_that_is_away_is_an_error_that_may_pass(site: Any, make_cluster: Any) -> None:
+    cluster = make_cluster("away", 630)
     session = cluster.session()
     path, _ = session.plan()
     site.simulator.fault("api-error", status="596")
@@ -416,14 +317,14 @@ def test_an_api_that_is_away_is_an_error_that_may_pass(site: Site) -> None:
     assert site.simulator.secret not in str(caught.value)
 
 
-def test_versions_are_told(site: Site) -> None:
-    block = Cluster("versions", 660, site).block()
+def test_versions_are_told(site: Any, make_cluster: Any) -> None:
+    block = make_cluster("versions", 660).block()
     assert block.version() is not None
     assert block.provider_version() == "0.111.1"
 
 
-def test_errors_keep_the_family(site: Site) -> None:
-    cluster = Cluster("family", 690, site)
+def test_errors_keep_the_family(site: Any, make_cluster: Any) -> None:
+    cluster = make_cluster("family", 690)
     broken = {**cluster.environment(), "BAO_TOKEN": "wrong"}
     with pytest.raises(LifecycleError) as caught:
         cluster.block().session(
