@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+import stat
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -98,6 +99,13 @@ def _home(layout: Layout) -> list[str]:
     home = layout.home
     if home.exists() and not home.is_dir():
         return [f"{home} is not a directory. Set INFRAFLOWS_LAB_HOME to another path."]
+    closed = [parent for parent in home.parents if parent.exists() and not _is_open(parent)]
+    if closed:
+        # PostgreSQL and BIND run as users of their own.
+        return [
+            f"{closed[0]} is closed to other users, and the lab's database and name server run as "
+            "users of their own. Set INFRAFLOWS_LAB_HOME to a path that everybody may enter."
+        ]
     if home.is_dir() and not (home / HOME_MARK).exists():
         try:
             is_empty = next(home.iterdir(), None) is None
@@ -109,6 +117,10 @@ def _home(layout: Layout) -> list[str]:
                 "Set INFRAFLOWS_LAB_HOME to a new directory."
             ]
     return []
+
+
+def _is_open(directory: Path) -> bool:
+    return bool(directory.stat().st_mode & stat.S_IXOTH)
 
 
 def _other_lab(layout: Layout) -> list[str]:

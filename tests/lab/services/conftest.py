@@ -28,6 +28,8 @@ class Site:
 
 @pytest.fixture
 def layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Layout:
+    for directory in (tmp_path, *tmp_path.parents[:2]):
+        directory.chmod(0o755)  # pytest's are closed to other users, which the lab refuses
     monkeypatch.setattr(Layout, "run_directory", property(lambda _: tmp_path / "run"))
     return Layout(instance="unit-tests", home=tmp_path / "home", ui_port=4299)
 

@@ -103,6 +103,14 @@ def test_a_directory_of_somebody_else_is_refused(layout: Layout) -> None:
     check(layout, SERVICES, GOOD)
 
 
+def test_a_home_that_the_services_users_cannot_reach_is_refused(
+    layout: Layout, tmp_path: Path
+) -> None:
+    tmp_path.chmod(0o700)
+    (found,) = problems(layout, GOOD)
+    assert f"{tmp_path} is closed to other users" in found
+
+
 def test_the_same_instance_from_another_home_is_refused(
     layout: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
