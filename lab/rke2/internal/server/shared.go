@@ -92,11 +92,14 @@ func (s *Server) adopt(own, shared bundle.Bundle) (bool, error) {
 
 // followBundle applies what another server changed: a rotated encryption key, a new agent token.
 func (s *Server) followBundle(ctx context.Context) {
-	last := ""
+	last, isTold := "", false
 	for every(ctx, 2*time.Second) {
 		shared, revision, err := s.readBundle(ctx)
 		if errors.Is(err, bundle.ErrWrongToken) {
-			logging.Warning("The cluster's token was rotated. Restart this server with the new one")
+			if !isTold {
+				logging.Warning("The cluster's token was rotated. Restart this server with the new one")
+			}
+			isTold = true
 			continue
 		}
 		if err != nil || revision == last || revision == "" {
