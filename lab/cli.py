@@ -97,6 +97,7 @@ def show_status(
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
     """Show every service: state, health, memory, log. Exit code 3 if not all is well."""
+    _need_root()
     found = status(_layout())
     if as_json:
         print(json.dumps(dataclasses.asdict(found), indent=2))
@@ -151,6 +152,7 @@ def break_(
     as_json: Annotated[bool, typer.Option("--json", help="The faults that are set.")] = False,
 ) -> None:
     """List, set or clear faults."""
+    _need_root()
     layout = _layout()
     if clear:
         cleared = breaks.clear(layout, name or None)
@@ -233,7 +235,7 @@ def _layout() -> Layout:
 
 def _need_root() -> None:
     if os.geteuid() != 0:
-        _fail("Unable to change the lab: not root. Run it as root (sudo).")
+        _fail("Unable to reach into the lab: not root. Run it as root (sudo).")
 
 
 def _fail(text: str) -> NoReturn:

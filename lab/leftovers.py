@@ -96,7 +96,7 @@ def _pids_in_cgroups(layout: Layout) -> set[int]:
 def _pids_on_disks_of(layout: Layout) -> set[int]:
     """Guests whose root is an overlay written under the lab's home, whoever started them."""
     found: set[int] = set()
-    needle = f"upperdir={layout.home}/"
+    needle = f"upperdir={layout.home.resolve()}/"
     for pid in processes.all_pids():
         try:
             text = Path(f"/proc/{pid}/mountinfo").read_text(encoding="utf-8", errors="replace")
@@ -110,7 +110,7 @@ def _pids_on_disks_of(layout: Layout) -> set[int]:
 
 def mounts_under(directory: Path, table: Path = Path("/proc/self/mountinfo")) -> list[str]:
     """Mount points at or under the directory, the deepest first."""
-    prefix = str(directory)
+    prefix = str(directory.resolve())
     found = []
     for line in table.read_text(encoding="utf-8", errors="replace").splitlines():
         point = _unescape(line.split(" ")[4])

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from lab import leftovers, network, preflight
 from lab.layout import Layout
-from lab.services import supervisor
+from lab.services import processes, supervisor
 from lab.services.catalogue import SERVICES, WATCHDOG
 from lab.services.certificates import ensure_certificates
 from lab.services.credentials import ensure_credentials
@@ -123,6 +123,11 @@ def down(layout: Layout, report: Report, *, purge: bool) -> Outcome:
     """Stop everything and prove that nothing is left. With `purge` the home goes as well."""
     began = time.monotonic()
     outcome = Outcome()
+    if processes.ancestors() & set(network.processes_inside(layout.instance)):
+        raise LabFailed(
+            f"Unable to stop lab {layout.instance!r}: this command, or a program that called it, "
+            "runs inside the lab's network. Run it from outside (not through `exec`)."
+        )
     other = preflight.home_in_use(layout)
     if other is not None and other != layout.home:
         raise LabFailed(

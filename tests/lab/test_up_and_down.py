@@ -248,7 +248,7 @@ def test_an_interrupted_up_can_be_gone_on_with_or_taken_down(own: Layout) -> Non
     assert_nothing_is_left(own)
 
 
-def test_a_lab_with_the_same_name_from_another_home_is_refused(own: Layout, tmp_path: Path) -> None:
+def test_another_home_and_a_caller_inside_the_lab_are_refused(own: Layout, tmp_path: Path) -> None:
     succeed(own, "up", "--only", "dns")
     other = Layout(instance=own.instance, home=tmp_path / "other", ui_port=own.ui_port)
     for command in (["up", "--only", "dns"], ["down"]):
@@ -256,6 +256,10 @@ def test_a_lab_with_the_same_name_from_another_home_is_refused(own: Layout, tmp_
         assert refused.returncode == 1
         assert str(own.home) in refused.stderr
     assert not other.home.exists()
+    command_line = [sys.executable, "-m", "lab.cli", "down"]
+    from_inside = run(own, "exec", "--", *command_line)
+    assert from_inside.returncode == 1
+    assert "runs inside the lab's network" in from_inside.stderr
     succeed(own, "down", "--purge")
 
 
