@@ -15,7 +15,7 @@ from prefect.events.schemas.automations import EventTrigger, Posture
 
 NAME = "infraflows: crash runs whose heartbeat stopped"
 HEARTBEAT_SECONDS = 30
-MISSED = 4
+MISSED = 5
 
 
 def ensure_crash_detection() -> str:

@@ -51,6 +51,10 @@ def _rows(data: Any) -> list[Mapping[str, Any]]:
     return [row for row in rows if isinstance(row, Mapping)] if isinstance(rows, list) else []
 
 
+def _is_bar_of_the_run(key: str) -> bool:
+    return key.endswith("-progress") and not key.endswith("-hosts-progress")
+
+
 def read_view(client: SyncPrefectClient, run_id: UUID) -> View:
     """Return the run and the content of its artifacts."""
     view = View(client.read_flow_run(run_id))
@@ -67,7 +71,7 @@ def read_view(client: SyncPrefectClient, run_id: UUID) -> View:
             view.hosts = _rows(artifact.data)
         elif key.endswith("-nodes"):
             view.nodes = _rows(artifact.data)
-        elif key.endswith("-progress") and isinstance(artifact.data, int | float):
+        elif _is_bar_of_the_run(key) and isinstance(artifact.data, int | float):
             view.percent = float(artifact.data)
     return view
 
