@@ -36,6 +36,7 @@ _KEPT_BUILDS = 3
 
 def _sources() -> list[Path]:
     wanted = [*SOURCE_DIR.rglob("*.go"), SOURCE_DIR / "go.mod", SOURCE_DIR / "go.sum"]
+    wanted += SOURCE_DIR.rglob("*.yaml")  # embedded by the Go sources
     wanted += [*SOURCE_DIR.glob("systemd/*"), *SOURCE_DIR.glob("scripts/*")]
     return [path for path in wanted if path.is_file() and not path.name.endswith("_test.go")]
 

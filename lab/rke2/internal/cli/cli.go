@@ -200,6 +200,9 @@ func runAgent(c *command) error {
 	if err != nil {
 		return err
 	}
+	if err = server.CheckKernel(c.config); err != nil {
+		return err
+	}
 	logging.Info("Starting rke2 agent %s (%s)", version.Version, version.Distribution)
 	if err = server.LinkBinaries(c.layout, c.libexec); err != nil {
 		return err

@@ -28,13 +28,15 @@ func checkHost(c *config.Config) error {
 			problems = append(problems, fmt.Errorf("missing required: group: unknown group etcd"))
 		}
 	}
-	if c.IsCIS() || c.ProtectKernelDefaults {
-		problems = append(problems, checkKernel()...)
-	}
-	return errors.Join(problems...)
+	return errors.Join(append(problems, CheckKernel(c))...)
 }
 
-func checkKernel() (problems []error) {
+// CheckKernel applies the part of the checks that agents share.
+func CheckKernel(c *config.Config) error {
+	if !c.IsCIS() && !c.ProtectKernelDefaults {
+		return nil
+	}
+	var problems []error
 	_, err := os.Stat("/run/systemd/container")
 	isContainer := err == nil
 	for name, expected := range kernelDefaults {
@@ -51,5 +53,5 @@ func checkKernel() (problems []error) {
 		}
 		problems = append(problems, problem)
 	}
-	return problems
+	return errors.Join(problems...)
 }
