@@ -44,7 +44,8 @@ _KINDS: tuple[tuple[str, type[LifecycleError], str], ...] = (
     (r"state lock|already locked", Conflict, "Wait for the run that holds the lock"),
     (r"sealed", Unreachable, "Unseal OpenBao: bao operator unseal"),
     (
-        r"no space left|out of space|not enough (?:free )?(?:space|memory)|quota|storage \S+ is full",
+        r"no space left|out of space|not enough (?:free )?(?:space|memory)|quota"
+        r"|storage \S+ is full",
         QuotaExceeded,
         "Free space or choose another storage",
     ),

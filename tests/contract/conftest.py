@@ -141,7 +141,7 @@ def simulator(layout: Layout, tmp_path_factory: pytest.TempPathFactory) -> Itera
     hypervisor = Hypervisor(
         Settings(
             state_directory=tmp_path_factory.mktemp("hypervisor"),
-            node_addresses={"pve1": "127.0.0.1", "pve2": "127.0.0.1", "pve3": "127.0.0.1"},
+            node_addresses={"pve1": "127.0.0.11", "pve2": "127.0.0.12", "pve3": "127.0.0.13"},
             time_scale=0.0,
             lock_timeout_seconds=0.5,
         ),
