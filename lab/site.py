@@ -14,6 +14,8 @@ from lab.layout import (
     ENVIRONMENT,
     GATEWAY,
     GIT_BRANCH,
+    NODE_ADDRESSES,
+    PROXMOX_PORT,
     ZONE,
     Layout,
 )
@@ -48,6 +50,11 @@ def site_document(layout: Layout) -> dict[str, Any]:
         },
         "proxmox": {
             "url": layout.proxmox_url,
+            "alternate_urls": [
+                f"https://{address}:{PROXMOX_PORT}"
+                for address in NODE_ADDRESSES.values()
+                if f"https://{address}:{PROXMOX_PORT}" != layout.proxmox_url
+            ],
             "ca_file": ca_file,
             "credential": f"{secrets}/proxmox",
         },
