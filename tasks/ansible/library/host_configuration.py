@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule  # type: ignore[import-untyped]
+from ansible.module_utils.host_lock import exclusive  # type: ignore[import-untyped]
 from ansible.module_utils.pending_actions import (  # type: ignore[import-untyped]
     is_owed,
     owe,
@@ -206,7 +207,8 @@ def main() -> None:
         "services_changed": [],
     }
     try:
-        apply(module, result)
+        with exclusive():
+            apply(module, result)
     except (Failed, OSError, KeyError, ValueError) as error:
         module.fail_json(msg=f"Unable to configure the host: {error}", **result)
     module.exit_json(**result)

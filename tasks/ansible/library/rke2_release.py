@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule  # type: ignore[import-untyped]
+from ansible.module_utils.host_lock import exclusive  # type: ignore[import-untyped]
 from ansible.module_utils.pending_actions import owe  # type: ignore[import-untyped]
 
 DOCUMENTATION = r"""
@@ -157,7 +158,10 @@ def main() -> None:
     is_changed = not is_installed(module)
     if is_changed and not module.check_mode:
         try:
-            install(module)
+            with exclusive():
+                # What a killed run began may have come to its end while this one waited.
+                if not is_installed(module):
+                    install(module)
         except (Failed, OSError, tarfile.TarError) as error:
             module.fail_json(msg=str(error))
     module.exit_json(changed=is_changed, version=module.params["version"])

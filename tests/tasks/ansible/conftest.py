@@ -7,7 +7,7 @@ from types import ModuleType
 
 import pytest
 
-from tasks.ansible.module_utils import pending_actions
+from tasks.ansible.module_utils import host_lock, pending_actions
 
 
 @pytest.fixture
@@ -15,6 +15,8 @@ def pending(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The module utility under the name that Ansible gives it, with a folder of its own."""
     monkeypatch.setattr(pending_actions, "DIRECTORY", tmp_path / "pending")
     monkeypatch.setitem(sys.modules, "ansible.module_utils.pending_actions", pending_actions)
+    monkeypatch.setattr(host_lock, "LOCK", tmp_path / "lock")
+    monkeypatch.setitem(sys.modules, "ansible.module_utils.host_lock", host_lock)
     return pending_actions
 
 
