@@ -34,6 +34,9 @@ from domain.errors import (
 from domain.repository_layout import RepositoryLocation, checked_path
 
 PUSH_ATTEMPTS = 8
+FULL_DEPTH = 2**31 - 1
+"""Git's own sign for the whole history, in a copy that may or may not be shallow."""
+
 GIT_TIMEOUT_SECONDS = 120.0
 AUTHOR_NAME = "Infraflows"
 AUTHOR_EMAIL = "infraflows@localhost"
@@ -141,7 +144,7 @@ class GitSession:
         if ended.exit_code != 0:
             # A server that gives out branches only: the commit is somewhere on ours.
             branch = f"refs/heads/{self._repository.branch}"
-            self._git("fetch", "--quiet", "--no-tags", "--unshallow", "origin", branch)
+            self._git("fetch", "--quiet", "--no-tags", f"--depth={FULL_DEPTH}", "origin", branch)
         if self._run("cat-file", "-e", f"{revision}^{{commit}}").exit_code != 0:
             raise NotFound(
                 f"Unable to find commit {revision[:12]} in {self._repository.url}: the branch "

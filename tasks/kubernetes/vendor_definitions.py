@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from domain.errors import NotFound, PermanentError
-from tasks.kubernetes.yaml_documents import dump_documents, load_documents
+from tasks.kubernetes.yaml_documents import load_documents
 
 MANIFESTS = Path(__file__).parent / "manifests"
 
@@ -160,12 +160,14 @@ def _rendered(source: Source) -> dict[Path, str]:
                 f"Unable to read {name}: {source.module} {source.version} does not have it. "
                 "Correct the list of files."
             )
-        definitions = [stripped(d) for d in load_documents(file.read_text(), name)]
+        (definition,) = (stripped(d) for d in load_documents(file.read_text(), name))
         header = (
             f"# {source.module} {source.version}, {source.directory}/{name}; "
-            f"{source.licence}. Descriptions removed.\n"
+            f"{source.licence}. Descriptions removed; JSON is YAML.\n"
         )
-        texts[MANIFESTS / source.part / "definitions" / name] = header + dump_documents(definitions)
+        texts[MANIFESTS / source.part / "definitions" / name] = (
+            header + json.dumps(definition, indent=1, ensure_ascii=False) + "\n"
+        )
     return texts
 
 

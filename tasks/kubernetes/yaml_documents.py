@@ -1,14 +1,15 @@
 """YAML as Kubernetes reads it, which is not quite YAML as PyYAML reads it.
 
 Why it exists: vendors' definitions hold bare `=` and `on`, which YAML 1.1 turns into a special
-value and a truth. Promises that scalars are resolved as in YAML 1.2's core schema, and that the
-same object always gives the same text. Refuses documents that are not mappings.
+value and a truth. Promises that scalars are resolved as in YAML 1.2's core schema. Refuses
+documents that are not mappings.
 """
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import yaml
@@ -16,7 +17,6 @@ import yaml
 from domain.errors import InvalidSpec
 
 _SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-_SafeDumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 _DROPPED_TAGS = frozenset(
     {
         "tag:yaml.org,2002:value",
@@ -25,6 +25,7 @@ _DROPPED_TAGS = frozenset(
         "tag:yaml.org,2002:merge",
     }
 )
+_LEADING_COMMENTS = re.compile(r"\A(?:#[^\n]*\n)*")
 _BOOL = re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$")
 
 
@@ -44,16 +45,23 @@ class KubernetesLoader(_SafeLoader):  # type: ignore[misc]  # the C loader has n
     yaml_implicit_resolvers = _resolvers(_SafeLoader)
 
 
-class KubernetesDumper(_SafeDumper):  # type: ignore[misc]  # the C dumper has no types
-    """Writes no anchors; quotes by YAML 1.1's rules, so that either kind of reader agrees."""
-
-    def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002 - the vendor's signature
-        """Return True: an alias in a manifest surprises whoever edits it."""
-        return True
+def _as_json(text: str) -> dict[str, Any] | None:
+    """Return the object of a text that is JSON below its comments: read a hundred times faster."""
+    body = _LEADING_COMMENTS.sub("", text, count=1)
+    if not body.startswith("{"):
+        return None
+    try:
+        found = json.loads(body)
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def load_documents(text: str, source: str) -> list[dict[str, Any]]:
     """Return the mappings in `text`; empty documents are skipped."""
+    found_json = _as_json(text)
+    if found_json is not None:
+        return [found_json]
     try:
         documents = list(yaml.load_all(text, Loader=KubernetesLoader))
     except yaml.YAMLError as error:
@@ -67,16 +75,3 @@ def load_documents(text: str, source: str) -> list[dict[str, Any]]:
             source, ["the document: holds something that is no object. Write mappings only"]
         )
     return [dict(document) for document in found]
-
-
-def dump_documents(objects: Sequence[Mapping[str, Any]]) -> str:
-    """Return the objects as one YAML text, keys in their given order."""
-    return str(
-        yaml.dump_all(
-            [dict(item) for item in objects],
-            Dumper=KubernetesDumper,
-            sort_keys=False,
-            explicit_start=True,
-            width=100_000,
-        )
-    )

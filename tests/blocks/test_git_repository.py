@@ -50,6 +50,7 @@ class _Backend(http.server.BaseHTTPRequestHandler):
 
     root: Path
     redirect_to: str = ""
+    knows_protocol_2: bool = True
 
     def _answer(self) -> None:
         body = self._body()
@@ -75,7 +76,7 @@ class _Backend(http.server.BaseHTTPRequestHandler):
             "QUERY_STRING": query,
             "CONTENT_TYPE": self.headers.get("Content-Type", ""),
             "HTTP_CONTENT_ENCODING": self.headers.get("Content-Encoding", ""),
-            "GIT_PROTOCOL": self.headers.get("Git-Protocol", ""),
+            "GIT_PROTOCOL": self.headers.get("Git-Protocol", "") if self.knows_protocol_2 else "",
         }
         done = subprocess.run(
             ["git", "http-backend"], input=body, env=environment, capture_output=True, check=True
@@ -234,6 +235,22 @@ def test_it_works_over_http_with_the_credential(
         assert work.read_file("a", first.sha) == "1"
 
     assert git(bare, "show", "main:a") == "2"
+
+
+def test_an_older_commit_is_found_on_a_server_that_gives_out_branches_only(
+    http_server: tuple[str, type[_Backend]],
+) -> None:
+    url, handler = http_server
+    handler.knows_protocol_2 = False
+    repository = GitRepository(url=f"{url}/infrastructure.git", credential="c")
+
+    with repository.session(CREDENTIAL) as work:
+        first = work.commit_files({"c/a": "1"}, "first")
+        work.commit_files({"c/a": "2"}, "second")
+    with repository.session(CREDENTIAL) as work:
+        assert work.read_files("c", first.sha) == {"c/a": "1"}
+        with pytest.raises(NotFound, match="does not have it"):
+            work.read_files("c", "d" * 40)
 
 
 def test_a_wrong_credential_is_unauthorized_and_never_repeated(

@@ -11,7 +11,7 @@ from domain.specs import EXAMPLE, ClusterSpec, parse_spec
 from tasks.kubernetes import render
 from tasks.kubernetes.render import MANIFESTS, objects_of, platform_files
 from tasks.kubernetes.vendor_definitions import SOURCES, stripped, without_descriptions
-from tasks.kubernetes.yaml_documents import dump_documents, load_documents
+from tasks.kubernetes.yaml_documents import load_documents
 
 REPOSITORY = RepositoryLocation("https://git.example.org:8443/infrastructure.git", "main")
 PRIVILEGED = {"metallb-system", "longhorn-system", "monitoring"}
@@ -208,10 +208,11 @@ def test_bare_signs_and_words_are_text_as_in_yaml_1_2() -> None:
     ]
 
 
-def test_what_is_written_is_read_back_the_same() -> None:
-    item = {"a": "=", "b": "on", "c": True, "d": ["1", 1], "e": "2026-01-01", "f": "no"}
+def test_json_below_comments_is_read_as_yaml_would() -> None:
+    text = '# a comment\n# another\n{"a": "=", "b": [1, true, null]}\n'
 
-    assert load_documents(dump_documents([item]), "x") == [item]
+    assert load_documents(text, "x") == [{"a": "=", "b": [1, True, None]}]
+    assert load_documents("# c\n{a: 1}\n---\nb: 2\n", "x") == [{"a": 1}, {"b": 2}]
 
 
 def test_a_text_that_is_no_object_is_refused() -> None:
