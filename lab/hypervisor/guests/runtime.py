@@ -244,14 +244,14 @@ class NspawnRuntime:
         return None
 
     @contextlib.contextmanager
-    def _locked(self, vmid: int) -> Iterator[None]:
+    def _locked(self, vmid: int) -> Iterator[int]:
         """One act on a guest's power at a time, over all processes; death lets go."""
         with (self._locks / str(vmid)).open("a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
+            yield lock.fileno()
 
     def _start(self, guest: GuestConfig) -> None:
-        with self._locked(guest.vmid):
+        with self._locked(guest.vmid) as lock:
             place = self._place(guest.vmid)
             if place.is_alive():
                 return
@@ -262,7 +262,7 @@ class NspawnRuntime:
             if guest.vlan is not None:
                 ensure_bridge(self._netns, bridge)
             self._orders(guest, place, bridge).save(place.directory / "orders.json")
-            self._launch(place)
+            self._launch(place, lock)
 
     def _orders(self, guest: GuestConfig, place: GuestPlace, bridge: str) -> Orders:
         lower = self._disks.base(guest.disk_id)
@@ -289,10 +289,13 @@ class NspawnRuntime:
             seed=seed_files(guest),
         )
 
-    def _launch(self, place: GuestPlace) -> None:
+    def _launch(self, place: GuestPlace, lock: int) -> None:
+        # The supervisor shares the lock until it can be seen: if this process is killed now, the
+        # next act on the guest waits for it instead of passing it unseen.
         supervisor = subprocess.Popen(
             [sys.executable, "-P", "-S", "-m", "lab.hypervisor.guests.supervisor",
-             str(place.directory / "orders.json")],
+             str(place.directory / "orders.json"), str(lock)],
+            pass_fds=(lock,),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=(place.directory / "supervisor.log").open("ab"),
@@ -348,11 +351,11 @@ class NspawnRuntime:
         self._sweep(place)
 
     def _reset(self, place: GuestPlace) -> None:
-        with self._locked(place.vmid):
+        with self._locked(place.vmid) as lock:
             before, supervisor = place.init(), place.supervisor()
             if supervisor is None:
                 self._pull_the_plug_locked(place)
-                self._launch(place)
+                self._launch(place, lock)
                 return
             (place.directory / "reset").touch()
             place.forget_holds()

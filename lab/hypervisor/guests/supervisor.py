@@ -8,8 +8,9 @@ network in a namespace of its own, so the kernel takes both away when the last p
 SIGKILL anywhere leaves no mount. A lock that is held for life keeps a second one from starting.
 Refuses: to mount an image that a loop device still shows; two mounts of one XFS destroy it.
 
-Run as `python -m lab.hypervisor.guests.supervisor ORDERS`; writes one line to stdout: `ready`, or
-what went wrong.
+Run as `python -m lab.hypervisor.guests.supervisor ORDERS LOCK`, where LOCK is the descriptor of the
+starter's lock, shared until this process can be seen. Writes one line to stdout: `ready`, or what
+went wrong.
 """
 
 from __future__ import annotations
@@ -279,6 +280,7 @@ def main() -> None:
             supervisor.announce("it runs already")
             return
         save_identity(directory / "supervisor.pid", os.getpid())
+        os.close(int(sys.argv[2]))
         try:
             supervisor.run()
         except (BootError, CgroupError, NetworkError, OSError) as error:

@@ -116,7 +116,7 @@ async def test_a_guest_survives_the_death_of_the_process_that_started_it(guest_l
     assert _leftovers(guest_lab, VMID) == []
 
 
-@pytest.mark.parametrize("delay_seconds", [0.25, 0.3, 0.35, 0.4, 0.5, 0.7])
+@pytest.mark.parametrize("delay_seconds", [0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.1, 1.5])
 async def test_a_start_cut_off_anywhere_is_simply_made_again(guest_lab, delay_seconds):
     with _starter(guest_lab, VMID) as starter:
         time.sleep(delay_seconds)
