@@ -48,7 +48,7 @@ class BareControlPlane:
     kubeconfig: str
 
 
-class _Authority:
+class Authority:
     """A CA of one control plane."""
 
     def __init__(self, directory: Path) -> None:
@@ -111,7 +111,8 @@ def _private_pem(key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey) -> bytes:
     )
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
+    """Return ports of the loop-back device that nobody listened on a moment ago."""
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
     ports = [int(s.getsockname()[1]) for s in sockets]
     for open_socket in sockets:
@@ -241,7 +242,7 @@ def _stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
 
 
 def _write_credentials(directory: Path, port: int) -> str:
-    authority = _Authority(directory)
+    authority = Authority(directory)
     authority.issue("server", "kube-apiserver", "infraflows")
     kubeconfig = _kubeconfig(
         port, authority.pem, *authority.issue("admin", "system:admin", "system:masters")
@@ -284,7 +285,7 @@ def node_manifest(name: str, version: str, address: str) -> dict[str, object]:
 @contextmanager
 def bare_control_plane(directory: Path) -> Iterator[BareControlPlane]:
     """Run a control plane in `directory` and remove its data in the end."""
-    ports = _free_ports(3)
+    ports = free_ports(3)
     kubeconfig = _write_credentials(directory, ports[2])
     processes: list[subprocess.Popen[bytes]] = []
     try:

@@ -28,7 +28,7 @@ from domain.errors import (
     Unreachable,
 )
 from domain.manifest_order import ObjectKey, key_of
-from lab.bare_control_plane import BareControlPlane, node_manifest
+from lab.bare_control_plane import Authority, BareControlPlane, node_manifest
 
 Manifest = dict[str, Any]
 
@@ -320,9 +320,7 @@ def test_credentials_are_not_printed(control_plane: BareControlPlane) -> None:
 def test_a_server_of_another_ca_is_not_trusted(
     control_plane: BareControlPlane, tmp_path: Path
 ) -> None:
-    from lab.bare_control_plane import _Authority
-
-    other = _Authority(tmp_path).pem.decode()
+    other = Authority(tmp_path).pem.decode()
     credentials = replace(read_kubeconfig(control_plane.kubeconfig), ca_pem=other)
 
     with pytest.raises(PermanentError, match="Unable to trust"), KubernetesApi(credentials) as api:

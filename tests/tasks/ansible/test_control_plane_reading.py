@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,7 +10,7 @@ import pytest
 
 from blocks.kubernetes_api import KubernetesApi
 from domain.cluster_checks import server_facts
-from lab.bare_control_plane import BareControlPlane, bare_control_plane
+from lab.bare_control_plane import Authority, BareControlPlane, bare_control_plane, free_ports
 from lab.toolchain.paths import NotBuiltError, tool
 from tasks.ansible.module_utils import control_plane_reading as reading
 
@@ -41,6 +43,52 @@ def test_a_secret_in_clear_is_seen_in_etcd_and_none_is_unknown(
         api.apply({"apiVersion": "v1", "kind": "Secret", "metadata": metadata})
 
     assert reading.has_encrypted_secrets(control_plane.etcd_url) is False
+
+
+@pytest.fixture
+def server_data(tmp_path: Path) -> Iterator[tuple[str, Path]]:
+    """An etcd over TLS with client certificates, laid out as RKE2 lays it out."""
+    tls = tmp_path / "tls" / "etcd"
+    tls.mkdir(parents=True)
+    authority = Authority(tls)
+    authority.issue("server-client", "etcd-server", "infraflows")
+    authority.issue("client", "etcd-client", "infraflows")
+    (tls / "ca.crt").rename(tls / "server-ca.crt")
+    client, peer = (f"127.0.0.1:{port}" for port in free_ports(2))
+    command = [
+        *("setpriv", "--pdeathsig", "KILL", str(tool("etcd"))),
+        f"--data-dir={tmp_path}/db",
+        f"--listen-client-urls=https://{client}",
+        f"--advertise-client-urls=https://{client}",
+        f"--listen-peer-urls=http://{peer}",
+        f"--initial-advertise-peer-urls=http://{peer}",
+        f"--initial-cluster=default=http://{peer}",
+        f"--cert-file={tls}/server-client.crt",
+        f"--key-file={tls}/server-client.key",
+        f"--trusted-ca-file={tls}/server-ca.crt",
+        "--client-cert-auth",
+        "--unsafe-no-fsync",
+    ]
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log)
+    try:
+        yield f"https://{client}", tmp_path
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def test_etcd_is_asked_with_the_servers_own_certificates(server_data: tuple[str, Path]) -> None:
+    endpoint, data = server_data
+    deadline = time.monotonic() + 30
+    while (found := reading.members(endpoint, data)) == reading.UNKNOWN:
+        assert time.monotonic() < deadline, (data / "log").read_text()[-2000:]
+        time.sleep(0.2)
+
+    assert [member["is_healthy"] for member in found] == [True]  # type: ignore[index]
+    stranger = Authority(data / "tls" / "etcd")
+    stranger.issue("client", "stranger", "infraflows")
+    assert reading.members(endpoint, data) == reading.UNKNOWN
 
 
 def test_an_etcd_that_does_not_answer_is_unknown() -> None:
