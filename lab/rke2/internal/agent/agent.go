@@ -94,12 +94,19 @@ func (a *Agent) registerNode(ctx context.Context) error {
 	if err = a.client.Delete(ctx, lease); err != nil {
 		logging.Warning("Unable to give back the node's old lease: %v", err)
 	}
-	return retry(ctx, "find the pod network of node "+a.Config.NodeName, func() error {
+	podCIDR := ""
+	err = retry(ctx, "find the pod network of node "+a.Config.NodeName, func() error {
 		node, err := a.client.Get(ctx, "/api/v1/nodes/"+a.Config.NodeName)
-		if err == nil && kube.Text(node, "spec", "podCIDR") == "" {
+		if podCIDR = kube.Text(node, "spec", "podCIDR"); err == nil && podCIDR == "" {
 			err = fmt.Errorf("the controller-manager has not assigned it yet")
 		}
 		return err
+	})
+	if err != nil {
+		return err
+	}
+	return retry(ctx, "remove an earlier node's pods", func() error {
+		return evictStrangers(ctx, a.client, a.Config.NodeName, podCIDR)
 	})
 }
 

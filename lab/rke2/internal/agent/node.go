@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"net/netip"
 	"os"
 	"runtime"
 	"strconv"
@@ -43,6 +44,32 @@ func register(ctx context.Context, client *kube.Client, c *config.Config, l layo
 	}
 	_, err = client.Patch(ctx, path+"/status", kube.Strategic, kube.Object{"status": nodeStatus(c, l)})
 	return err
+}
+
+// evictStrangers deletes the pods that a deleted node of the same name left behind: nothing runs them here, and their
+// addresses are of a network that is not this node's.
+func evictStrangers(ctx context.Context, client *kube.Client, node, podCIDR string) error {
+	network, err := netip.ParsePrefix(podCIDR)
+	if err != nil {
+		return err
+	}
+	list, err := client.Get(ctx, "/api/v1/pods?fieldSelector=spec.nodeName%3D"+node)
+	if err != nil {
+		return err
+	}
+	for _, pod := range kube.Items(list) {
+		spec, _ := pod["spec"].(map[string]any)
+		address, err := netip.ParseAddr(kube.Text(pod, "status", "podIP"))
+		if err != nil || network.Contains(address) || spec["hostNetwork"] == true {
+			continue
+		}
+		namespace, name := kube.Text(pod, "metadata", "namespace"), kube.Text(pod, "metadata", "name")
+		path := fmt.Sprintf("/api/v1/namespaces/%s/pods/%s?gracePeriodSeconds=0", namespace, name)
+		if err = client.Delete(ctx, path); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func nodeLabels(c *config.Config) kube.Object {
