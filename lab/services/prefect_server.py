@@ -42,6 +42,10 @@ def launch(layout: Layout) -> Launch:
             ),
             # Where a browser outside the namespace finds the API.
             "PREFECT_UI_API_URL": f"{layout.ui_url}/api",
+            # Leases in memory would be lost with the server, and their limits stay taken.
+            "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": (
+                "prefect.server.concurrency.lease_storage.filesystem"
+            ),
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
             "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
             "DO_NOT_TRACK": "1",
