@@ -26,6 +26,7 @@ def site_blocks(site: SiteFile) -> Iterator[Block]:
         binary=site.toolchain.tofu,
         provider_mirror=site.toolchain.provider_mirror,
         backend=site.state.backend,
+        locking=site.state.locking,
         url=site.state.url,
         ca_file=site.state.ca_file,
         credential=site.state.credential,

@@ -66,6 +66,7 @@ class StateSite(_Part):
     """Where OpenTofu keeps its states."""
 
     backend: Literal["http", "pg"] = "http"
+    locking: Literal["webdav", "gitlab"] = "webdav"
     url: str
     ca_file: str = ""
     credential: str

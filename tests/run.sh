@@ -50,7 +50,7 @@ for argument in "${@:-all}"; do
     esac
 done
 
-budget_seconds=${INFRAFLOWS_TEST_BUDGET_SECONDS:-1750} # of all parts together
+budget_seconds=${INFRAFLOWS_TEST_BUDGET_SECONDS:-4500} # of all parts together; usually a third of it
 rows=()
 failed=0
 lab_is_up=false
@@ -191,9 +191,9 @@ for part in "${parts[@]}"; do
     types) run_part types 300 mypy ;;
     layers) run_part layers 120 lint-imports ;;
     go) run_part go 400 bash -c go_checks ;;
-    unit) pytest_part unit 600 "not lab and not chaos" ;;
-    lab) lab_part lab 900 "lab and not chaos" ;;
-    chaos) lab_part chaos 1200 chaos ;;
+    unit) pytest_part unit 1200 "not lab and not chaos" ;;
+    lab) lab_part lab 2100 "lab and not chaos" ;;
+    chaos) lab_part chaos 2400 chaos ;;
     esac
 done
 
