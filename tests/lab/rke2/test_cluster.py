@@ -18,11 +18,15 @@ pytestmark = pytest.mark.lab
 WORKLOADS = Path(__file__).with_name("workloads.yaml")
 
 
-def _pods_in_their_nodes_network(first: Any) -> None:
+def _are_pods_in_their_nodes_network(first: Any) -> bool:
     networks = {n["metadata"]["name"]: n["spec"]["podCIDR"] for n in first.objects("nodes")}
-    for pod in first.objects("pods", "-n", "default"):
-        network = ipaddress.ip_network(networks[pod["spec"]["nodeName"]])
-        assert ipaddress.ip_address(pod["status"]["podIP"]) in network
+    pods = first.objects("pods", "-n", "default")
+    return bool(pods) and all(
+        "podIP" in pod["status"]
+        and ipaddress.ip_address(pod["status"]["podIP"])
+        in ipaddress.ip_network(networks[pod["spec"]["nodeName"]])
+        for pod in pods
+    )
 
 
 def test_servers_carry_rke2s_roles_and_agents_none(cluster: list[Any]) -> None:
@@ -55,7 +59,7 @@ def test_workloads_of_every_kind_run_in_their_nodes_network(
         "the DaemonSet runs on every host",
         lambda: first.objects("daemonsets")[0]["status"].get("numberReady") == len(cluster),
     )
-    _pods_in_their_nodes_network(first)
+    patience("pods have their nodes' addresses", lambda: _are_pods_in_their_nodes_network(first))
 
 
 def test_secrets_are_encrypted_at_rest_and_strangers_are_refused(cluster: list[Any]) -> None:
@@ -173,7 +177,10 @@ def test_the_cluster_comes_back_after_all_hosts_are_killed(
         120,
     )
     assert len(cluster[0].members()) == 3
-    _pods_in_their_nodes_network(cluster[0])
+    patience(
+        "pods have their nodes' addresses",
+        lambda: _are_pods_in_their_nodes_network(cluster[0]),
+    )
 
 
 def test_a_second_token_does_not_open_the_cluster(
