@@ -1,7 +1,6 @@
 package server
 
 import (
-	"net"
 	"os"
 	"path/filepath"
 	"sort"
@@ -9,7 +8,6 @@ import (
 	"time"
 
 	"infraflows/lab/rke2/internal/kube"
-	"infraflows/lab/rke2/internal/pki"
 	"infraflows/lab/rke2/internal/process"
 )
 
@@ -71,8 +69,14 @@ func (s *Server) apiServerArguments() []string {
 		// Smaller than the defaults: a lab's API server serves a handful of clients.
 		"max-requests-inflight": "200", "max-mutating-requests-inflight": "100", "delete-collection-workers": "1",
 	}
+	return s.optional(a).merge(c.APIServerArgs)
+}
+
+// optional adds the API server's flags that depend on the configuration.
+func (s *Server) optional(a arguments) arguments {
+	c := s.config
 	if c.SecretsEncryption {
-		a["encryption-provider-config"] = l.EncryptionConfig()
+		a["encryption-provider-config"] = s.layout.EncryptionConfig()
 	}
 	if c.NodePortRange != "" {
 		a["service-node-port-range"] = c.NodePortRange
@@ -80,7 +84,7 @@ func (s *Server) apiServerArguments() []string {
 	if file := s.admissionConfig(); file != "" {
 		a["admission-control-config-file"] = file
 	}
-	return a.merge(c.APIServerArgs)
+	return a
 }
 
 func (s *Server) controllerManagerArguments() []string {
@@ -214,14 +218,4 @@ func (s *Server) writeDefaults() error {
 		}
 	}
 	return os.MkdirAll(s.layout.Server("logs"), 0o700)
-}
-
-// dnsAddress is the tenth address of the service network, where RKE2 puts CoreDNS.
-func dnsAddress(serviceCIDR string) string {
-	address := net.ParseIP(pki.FirstAddress(serviceCIDR)).To4()
-	if address == nil {
-		return ""
-	}
-	address[3] += 9
-	return address.String()
 }

@@ -93,18 +93,9 @@ func (s *Server) fetchBundle(ctx context.Context) error {
 
 // startEtcd starts the local member, joining the cluster first where that is still to be done.
 func (s *Server) startEtcd(ctx context.Context) error {
-	name, err := etcd.MemberName(s.layout, s.config.NodeName)
+	join, err := s.place(ctx)
 	if err != nil {
 		return err
-	}
-	join := etcd.Join{Name: name, InitialCluster: name + "=" + etcd.PeerURL(s.config)}
-	if !etcd.IsInitialised(s.layout) {
-		join.IsNew = s.config.Server == ""
-		if !join.IsNew {
-			if join, err = s.joinEtcd(ctx, name); err != nil {
-				return fmt.Errorf("etcd cluster join failed: %w", err)
-			}
-		}
 	}
 	path, err := etcd.WriteConfig(s.layout, s.config, join)
 	if err != nil {
@@ -120,31 +111,46 @@ func (s *Server) startEtcd(ctx context.Context) error {
 	}
 	s.onStop(child.Stop)
 	s.etcdFailed = child.Failed()
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	failed := make(chan error, 1)
-	go func() {
-		select {
-		case err := <-child.Failed():
-			failed <- err
-			cancel(err)
-		case <-ctx.Done():
-		}
-	}()
-	// A learner refuses reads: health means that this member has been promoted to a voter.
-	err = s.await(ctx, "etcd", s.etcd.Health)
-	if err != nil {
-		select {
-		case reason := <-failed:
-			return reason
-		default:
-		}
+	if err = s.awaitEtcd(ctx); err != nil {
 		return err
 	}
 	if err = os.Remove(s.tombstone()); os.IsNotExist(err) {
 		return nil
 	}
 	return err
+}
+
+// place says how this host's member starts: from its own data, as the first of a new cluster, or as one that joins.
+func (s *Server) place(ctx context.Context) (etcd.Join, error) {
+	name, err := etcd.MemberName(s.layout, s.config.NodeName)
+	if err != nil {
+		return etcd.Join{}, err
+	}
+	join := etcd.Join{Name: name, InitialCluster: name + "=" + etcd.PeerURL(s.config)}
+	if etcd.IsInitialised(s.layout) {
+		return join, nil
+	}
+	if join.IsNew = s.config.Server == ""; join.IsNew {
+		return join, nil
+	}
+	if join, err = s.joinEtcd(ctx, name); err != nil {
+		return join, fmt.Errorf("etcd cluster join failed: %w", err)
+	}
+	return join, nil
+}
+
+// awaitEtcd waits for a voter's health: a learner refuses reads until it is promoted.
+func (s *Server) awaitEtcd(ctx context.Context) error {
+	var removal error
+	err := s.await(ctx, "etcd", func(ctx context.Context) error {
+		select {
+		case removal = <-s.etcdFailed:
+			return nil
+		default:
+			return s.etcd.Health(ctx)
+		}
+	})
+	return errors.Join(removal, err)
 }
 
 // joinEtcd asks the cluster for a place; "too many learners" only means that another server is joining right now.

@@ -78,7 +78,6 @@ func (s *Server) Run(ctx context.Context) error {
 	if err := s.startEtcd(ctx); err != nil {
 		return fmt.Errorf("starting kubernetes: %w", err)
 	}
-	context.AfterFunc(ctx, func() {})
 	go func() {
 		select {
 		case err := <-s.etcdFailed:
@@ -211,7 +210,9 @@ func (s *Server) ensureSecrets() error {
 	if err != nil && !os.IsNotExist(err) {
 		return err
 	}
+	s.mutex.Lock()
 	s.agentSecret = strings.TrimSpace(string(content))
+	s.mutex.Unlock()
 	if s.config.SecretsEncryption {
 		if _, err = os.Stat(s.layout.EncryptionConfig()); os.IsNotExist(err) {
 			fresh, err := bundle.NewEncryptionConfig(s.config.EncryptionProvider)
@@ -227,21 +228,24 @@ func (s *Server) ensureSecrets() error {
 }
 
 func (s *Server) writeTokens() error {
+	s.mutex.Lock()
+	secret, agentSecret := s.secret, s.agentSecret
+	s.mutex.Unlock()
 	authority := s.authorities.Server.PEM
-	full := token.Format(authority, token.ServerUser, s.secret) + "\n"
+	full := token.Format(authority, token.ServerUser, secret) + "\n"
 	if err := layout.WriteAtomic(s.layout.Token(), []byte(full), 0o600); err != nil {
 		return err
 	}
 	if err := relink("token", s.layout.NodeToken()); err != nil {
 		return err
 	}
-	if s.agentSecret == "" {
+	if agentSecret == "" {
 		return relink("token", s.layout.AgentToken())
 	}
 	if err := os.Remove(s.layout.AgentToken()); err != nil && !os.IsNotExist(err) {
 		return err
 	}
-	full = token.Format(authority, token.NodeUser, s.agentSecret) + "\n"
+	full = token.Format(authority, token.NodeUser, agentSecret) + "\n"
 	return layout.WriteAtomic(s.layout.AgentToken(), []byte(full), 0o600)
 }
 
@@ -315,7 +319,7 @@ func (s *Server) startControlPlane(ctx context.Context, begin time.Time) error {
 func (s *Server) startAgent(ctx context.Context) error {
 	local := &agent.Agent{
 		Config: s.config, Layout: s.layout, Libexec: s.libexec, Server: supervisor,
-		Token: token.Token{User: token.ServerUser, Secret: s.secret},
+		Token: token.Token{User: token.ServerUser, Secret: s.token()},
 	}
 	s.onStop(local.Stop)
 	if err := local.Start(ctx); err != nil {
