@@ -119,17 +119,18 @@ def picture(view: View, elapsed: float) -> RenderableType:
     return Group(*parts)
 
 
-def _plain_line(view: View) -> str:
+def _plain_line(view: View) -> tuple[str, str]:
+    """Return the line, and its part that is told as soon as it changes."""
     current = next((row for row in view.phases if str(row.get("state", ""))[:1] in "▶✘"), None)
     state = view.run.state.name if view.run.state else "Unknown"
     doing = f" {current['phase']}" if current else ""
     busy = [
-        f"{row.get('host')} {row.get('progress', '')}".strip()
+        f"{row.get('host')} {row.get('progress', '')}"
         for row in view.hosts
-        if str(row.get("state", "")).startswith(("▶", "running"))
+        if str(row.get("state", "")).startswith("▶")
     ]
     hosts = f" [{', '.join(busy)}]" if current and current["phase"] == "configure" and busy else ""
-    return f"{view.percent:3.0f} %  {state}{doing}{hosts}"
+    return f"{view.percent:3.0f} %  {state}{doing}{hosts}", f"{state}{doing}"
 
 
 def waiting_hint(view: View) -> str | None:
@@ -146,7 +147,7 @@ def watch(run_id: UUID, console: Console) -> View:
     """Show a run until it ends; returns the last view."""
     started = time.monotonic()
     view: View | None = None
-    last_line, last_time, hinted = "", 0.0, False
+    last_told, last_time, hinted = "", 0.0, False
     with get_client(sync_client=True) as client:
         live = Live(console=console, refresh_per_second=2, transient=True)
         context: Any = live if console.is_terminal else _Nothing()
@@ -161,11 +162,11 @@ def watch(run_id: UUID, console: Console) -> View:
                 if console.is_terminal:
                     live.update(picture(view, elapsed))
                 else:
-                    line = _plain_line(view)
-                    if line != last_line or elapsed - last_time > PLAIN_EVERY_SECONDS:
+                    line, told = _plain_line(view)
+                    if told != last_told or elapsed - last_time > PLAIN_EVERY_SECONDS:
                         shown = f"{elapsed:6.0f} s  {line}"
                         console.print(shown, highlight=False, markup=False, soft_wrap=True)
-                        last_line, last_time = line, elapsed
+                        last_told, last_time = told, elapsed
                 if view.run.state is not None and view.run.state.is_final():
                     return view
                 time.sleep(POLL_SECONDS)

@@ -70,10 +70,10 @@ def apply_rows(objects: Sequence[AppliedObject]) -> list[dict[str, str]]:
     order = list(Change)
     return [
         {
-            "Object": item.key.name,
-            "Kind": item.key.kind,
-            "Namespace": item.key.namespace or "-",
-            "Result": item.change.value,
+            "result": item.change.value,
+            "kind": item.key.kind,
+            "object": item.key.name,
+            "namespace": item.key.namespace or "-",
         }
         for item in sorted(objects, key=lambda item: (order.index(item.change), item.key))
     ]

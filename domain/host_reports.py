@@ -148,19 +148,30 @@ def overall_percent(reports: Sequence[HostReport], expected: int) -> float:
     return round(sum(report.percent(expected) for report in reports) / len(reports), 1)
 
 
-def table_rows(reports: Sequence[HostReport], expected: int = 0) -> list[dict[str, str | int]]:
+MARKS = {
+    HostStatus.UNKNOWN: "·",
+    HostStatus.RUNNING: "▶",
+    HostStatus.OK: "✔",
+    HostStatus.CHANGED: "✔",
+    HostStatus.FAILED: "✘",
+    HostStatus.UNREACHABLE: "✘",
+    HostStatus.STOPPED: "–",
+}
+
+
+def table_rows(reports: Sequence[HostReport], expected: int = 0) -> list[dict[str, str]]:
     """Return the rows of the table of hosts, one per host."""
     return [
         {
-            "Host": report.host,
-            "Status": report.status.value,
-            "Progress": f"{report.percent(expected):.0f} %",
-            "OK": report.ok,
-            "Changed": report.changed,
-            "Skipped": report.skipped,
-            "Failed": report.failed,
-            "Seconds": f"{report.seconds:.1f}",
-            "Task": report.failed_task or report.current_task,
+            "host": report.host,
+            "state": f"{MARKS[report.status]} {report.status.value}",
+            "progress": f"{report.percent(expected):.0f} %",
+            "ok": str(report.ok),
+            "changed": str(report.changed),
+            "skipped": str(report.skipped),
+            "failed": str(report.failed),
+            "seconds": f"{report.seconds:.1f}",
+            "task": report.failed_task or report.current_task,
         }
         for report in reports
     ]

@@ -12,6 +12,7 @@ from prefect.logging import get_run_logger
 from domain.cluster_checks import check_rows
 from domain.errors import PermanentError
 from domain.findings import Level, errors, sentence
+from domain.host_reports import MARKS
 from domain.inventory import build_inventory
 from domain.machines import machines
 from domain.phases import PhaseState
@@ -184,13 +185,15 @@ def configure_machines(run: ClusterRun, made: Configured) -> None:
         environment, spec = run.environment, run.spec
         if ensure_cluster_secrets(environment, spec):
             run.record("create join tokens", "changed", path=f"{spec.secrets_path}/rke2")
-        reports = configure(environment, spec, made.inventory, made.guests.host_keys)
+        reports = configure(
+            environment, spec, made.inventory, made.guests.host_keys, run.advances("configure")
+        )
         changed = sum(report.changed for report in reports)
         tasks = sum(report.ok for report in reports)
         run.hosts = [
             {
                 "host": report.host,
-                "state": report.status.value,
+                "state": f"{MARKS[report.status]} {report.status.value}",
                 "ok": str(report.ok),
                 "changed": str(report.changed),
                 "failed": str(report.failed),
@@ -217,7 +220,7 @@ def apply_the_platform(run: ClusterRun) -> None:
         gone = remove_stale_nodes(environment, spec)
         if gone:
             run.record("remove stale nodes", "changed", nodes=", ".join(gone))
-        report = apply_platform(environment, spec, objects, commit.sha)
+        report = apply_platform(environment, spec, objects, commit.sha, run.advances("platform"))
         count = report.created + report.changed
         if count:
             run.record(

@@ -5,7 +5,7 @@ Promises that a run that fails says in its report what exists by then and what t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
@@ -45,6 +45,10 @@ class ClusterRun:
         """Run the body as a phase of this run."""
         with self.board.phase(name) as phase:
             yield phase
+
+    def advances(self, name: str) -> Callable[[float], None]:
+        """Return what tells this run's bar how much of a phase is done, from 0 to 1."""
+        return lambda fraction: self.board.advance(name, fraction)
 
     def changed(self, system: str, text: str, count: int) -> None:
         """Note what a phase changed in a system."""

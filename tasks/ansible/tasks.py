@@ -55,6 +55,7 @@ FORKS_AT_MOST = 25
 KUBECONFIG_FILE = "/etc/rancher/rke2/rke2.yaml"
 
 EventHook = Callable[[HostEvent], None]
+ProgressHook = Callable[[float], None]
 
 
 def count_tasks(playbook: Path) -> int:
@@ -80,8 +81,11 @@ def count_tasks(playbook: Path) -> int:
 class HostBoard:
     """The hosts of one playbook as artifacts: `<cluster>-hosts` and `<cluster>-hosts-progress`."""
 
-    def __init__(self, cluster: str, hosts: list[str], expected: int) -> None:
+    def __init__(
+        self, cluster: str, hosts: list[str], expected: int, on_progress: ProgressHook | None
+    ) -> None:
         """Show every host as not heard of."""
+        self._on_progress = on_progress
         self._hosts, self._expected = hosts, expected
         self._events: list[HostEvent] = []
         self._table = LiveArtifact(f"{cluster}-hosts", "table", f"Machines of {cluster}")
@@ -101,7 +105,10 @@ class HostBoard:
     def show(self, reports: list[HostReport]) -> None:
         """Write the table and the bar."""
         self._table.show(json.dumps(table_rows(reports, self._expected)))
-        self._bar.show(overall_percent(reports, self._expected))
+        percent = overall_percent(reports, self._expected)
+        self._bar.show(percent)
+        if self._on_progress is not None:
+            self._on_progress(percent / 100.0)
 
 
 @dataclass(frozen=True)
@@ -187,16 +194,22 @@ def explained(result: PlaybookResult, reports: list[HostReport]) -> LifecycleErr
 
 @task(name="configure machines", tags=["system:ansible"], **TEMPORARY)
 def configure(
-    environment: str, spec: ClusterSpec, inventory: dict[str, Any], host_keys: dict[str, str]
+    environment: str,
+    spec: ClusterSpec,
+    inventory: dict[str, Any],
+    host_keys: dict[str, str],
+    on_progress: ProgressHook | None = None,
 ) -> list[HostReport]:
     """Make the machines the nodes of the cluster; on machines that are, nothing changes.
+
+    `on_progress` is told how much is done, from 0 to 1.
 
     Raises:
         PermanentError: with every failed host's own words. Unreachable: a machine does not answer.
     """
     logger = get_run_logger()
     hosts = list(hosts_of(inventory))
-    board = HostBoard(spec.name, hosts, count_tasks(CONFIGURE))
+    board = HostBoard(spec.name, hosts, count_tasks(CONFIGURE), on_progress)
 
     def on_event(event: HostEvent) -> None:
         board.take(event)

@@ -71,9 +71,15 @@ def _committed(environment: str, spec: ClusterSpec, revision: str) -> dict[str, 
 
 @task(name="apply the platform", tags=["system:kubernetes"], **TEMPORARY)
 def apply_platform(
-    environment: str, spec: ClusterSpec, files: dict[str, str], revision: str
+    environment: str,
+    spec: ClusterSpec,
+    files: dict[str, str],
+    revision: str,
+    on_progress: Callable[[float], None] | None = None,
 ) -> ApplyReport:
     """Apply what the infrastructure repository holds at `revision`.
+
+    `on_progress` is told how much is done, from 0 to 1.
 
     Raises:
         Conflict: that is not `files`, which this run rendered.
@@ -89,13 +95,14 @@ def apply_platform(
     bar = LiveArtifact(
         f"{spec.name}-platform-progress", "progress", f"Objects of {spec.name}'s platform"
     )
+
+    def show(done: int, total: int) -> None:
+        bar.show(round(100.0 * done / total, 1))
+        if on_progress is not None:
+            on_progress(done / total)
+
     with _cluster(environment, spec) as api:
-        report = apply_manifests(
-            api,
-            objects_of(committed),
-            revision,
-            lambda done, total: bar.show(round(100.0 * done / total, 1)),
-        )
+        report = apply_manifests(api, objects_of(committed), revision, show)
     get_run_logger().info(
         "%d objects created, %d changed, %d unchanged in %.1f s from %s.",
         report.created,

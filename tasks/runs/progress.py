@@ -72,6 +72,12 @@ class ProgressBoard:
         self._table.show(_as_json(self.progress.rows()))
         self._bar.show(self.progress.percent)
 
+    def advance(self, name: str, fraction: float) -> None:
+        """Note how much of a phase is done, from 0 to 1; shown if the last time was long ago."""
+        phase = self.progress.phases[name]
+        phase.fraction = max(phase.fraction, fraction)  # a task that is tried again begins at 0
+        self._show(at_once=False)
+
     @contextmanager
     def phase(self, name: str) -> Iterator[Phase]:
         """Run the body as the phase `name`; its failure is shown and raised on."""

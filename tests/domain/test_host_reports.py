@@ -55,4 +55,4 @@ def test_the_failure_text_tells_where_and_in_the_hosts_words() -> None:
 def test_a_row_names_the_task_that_failed() -> None:
     failed = HostEvent("a", "Start", TaskStatus.FAILED, role="rke2")
     row = table_rows(final_reports(["a"], [failed], False), EXPECTED_TASKS)[0]
-    assert (row["Status"], row["Task"], row["Failed"]) == ("failed", "rke2: Start", 1)
+    assert (row["state"], row["task"], row["failed"]) == ("✘ failed", "rke2: Start", "1")

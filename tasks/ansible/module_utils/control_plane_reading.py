@@ -21,7 +21,8 @@ TIMEOUT_SECONDS = 5
 ENCRYPTED_PREFIX = b"k8s:enc:"
 SECRETS_FROM, SECRETS_TO = b"/registry/secrets/", b"/registry/secrets0"
 SECRETS_AT_MOST = 500
-TAIL_BYTES = 65536
+# One event holds a whole request and answer, and those of a definition have hundreds of kilobytes.
+TAIL_BYTES = 8 << 20
 
 Field = tuple[int, "int | bytes"]
 

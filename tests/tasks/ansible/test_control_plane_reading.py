@@ -124,9 +124,19 @@ EVENT = json.dumps({"kind": "Event", "stage": "ResponseComplete"}) + "\n"
         (EVENT, True),
         (EVENT + '{"kind": "Ev', True),
         ("x" * 70000 + "\n" + EVENT, True),
+        (json.dumps({"kind": "Event", "requestObject": "x" * 1_500_000}) + "\n", True),
         ("", False),
         ('{"kind": "Other"}\n', False),
         ("nothing\n", False),
+    ],
+    ids=[
+        "one",
+        "the next is being written",
+        "after others",
+        "a large one",
+        "empty",
+        "other",
+        "text",
     ],
 )
 def test_an_audit_log_is_on_when_events_are_in_it(

@@ -68,7 +68,7 @@ def test_an_empty_cluster_gets_everything(
     # `default` and its like are there before us.
     assert first.created >= len(manifests) - 1
     assert len(first.objects) == len(manifests)
-    assert first.rows()[0]["Result"] == "created"
+    assert first.rows()[0]["result"] == "created"
 
 
 def test_a_second_apply_changes_nothing(
