@@ -32,7 +32,8 @@ for argument in "$@"; do
 done
 
 packages=(acl bind9 bind9-dnsutils bind9-utils ca-certificates curl debian-archive-keyring debootstrap
-    git iproute2 jq openssh-client openssl postgresql procps psmisc systemd-container util-linux xfsprogs)
+    git iproute2 jq openssh-client openssl postgresql procps psmisc redis-server systemd-container util-linux
+    xfsprogs)
 $for_tests && packages+=(chromium fonts-dejavu-core)
 
 started=$EPOCHREALTIME
@@ -158,7 +159,7 @@ install_packages() {
     mapfile -t absent < <(absent_packages "${packages[@]}")
     ((${#absent[@]})) || return 0
     say "installing ${absent[*]}"
-    # The lab starts its own PostgreSQL and bind9, inside its namespace; the system's stay off.
+    # The lab and the tests start their own PostgreSQL, bind9 and Redis; the system's stay off.
     if [[ ! -e $policy ]]; then
         printf '#!/bin/sh\n%s\nexit 101\n' "$policy_mark" >"$policy"
         chmod 755 "$policy"
@@ -177,6 +178,7 @@ keep_off() { # nor may what was installed for the lab start at the machine's nex
         case $package in
         bind9) systemctl disable named.service >>"$log" 2>&1 || true ;;
         postgresql) systemctl disable postgresql.service >>"$log" 2>&1 || true ;;
+        redis-server) systemctl disable redis-server.service >>"$log" 2>&1 || true ;;
         esac
     done
 }
