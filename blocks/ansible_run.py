@@ -178,7 +178,7 @@ class _Listener:
         )
 
 
-def _configuration(run: PlaybookRun) -> str:
+def configuration(run: PlaybookRun) -> str:
     """Return the text of the run's own ansible.cfg."""
     ssh = [*run.ssh_options, "-o", "ControlMaster=auto", "-o", "ControlPersist=60s"]
     lines = [
@@ -217,7 +217,7 @@ def _prepare(run: PlaybookRun) -> RunnerConfig:
     data = run.directory / "run"
     for folder in (data, data / "env", run.directory / "tmp", run.directory / "c"):
         folder.mkdir(mode=0o700, exist_ok=True)
-    config = write_private(run.directory / "ansible.cfg", _configuration(run))
+    config = write_private(run.directory / "ansible.cfg", configuration(run))
     inventory = write_private(
         run.directory / "inventory.yaml", yaml.safe_dump(dict(run.inventory), sort_keys=False)
     )

@@ -44,7 +44,7 @@ def status(layout: Layout) -> LabStatus:
     everything = [*SERVICES, WATCHDOG]
     with ThreadPoolExecutor(max_workers=len(everything)) as pool:
         services = tuple(pool.map(lambda service: _service(layout, service), everything))
-    groups = _guest_groups(layout)
+    groups = guest_processes(layout)
     return LabStatus(
         instance=layout.instance,
         home=str(layout.home),
@@ -80,7 +80,7 @@ def _memory_mib(layout: Layout, service: Service) -> float:
     return round(processes.resident_mib(supervisor.owned_pids(layout, service)), 1)
 
 
-def _guest_groups(layout: Layout) -> dict[str, list[int]]:
+def guest_processes(layout: Layout) -> dict[str, list[int]]:
     """The processes of each running guest: those of nspawn's child, found by the guest's files."""
     found: dict[str, list[int]] = {}
     for file in guests_directory(layout).glob("guests/*/init.pid"):

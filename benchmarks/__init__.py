@@ -1,0 +1,1 @@
+"""What the product costs, measured: time for each phase, against bare tools, and memory."""
