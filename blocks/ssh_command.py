@@ -23,7 +23,8 @@ def wait_for_ssh(addresses: Iterable[str], deadline_seconds: float) -> None:
     """Return when every address takes a connection and greets as an SSH server.
 
     Raises:
-        Unreachable: naming all the addresses that did not until the deadline.
+        PermanentError: naming all the addresses that did not until the deadline. Waiting was the
+            retry: to wait again as often as for a hiccup would hold an operator for a quarter hour.
     """
     until = time.monotonic() + deadline_seconds
     missing = sorted(set(addresses))
@@ -32,7 +33,7 @@ def wait_for_ssh(addresses: Iterable[str], deadline_seconds: float) -> None:
         if not missing:
             return
         if time.monotonic() > until:
-            raise Unreachable(
+            raise PermanentError(
                 f"Unable to reach {', '.join(missing)} by SSH within {deadline_seconds:.0f} s: no "
                 "SSH server answers. Look at the machines' consoles and at the network."
             )

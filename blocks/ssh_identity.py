@@ -24,6 +24,10 @@ KEY_TYPES = (
     "ssh-rsa",
 )
 
+ALIVE_EVERY_SECONDS = 5
+ALIVE_UNANSWERED = 6
+"""A machine that does not answer for this many intervals (30 s) counts as unreachable."""
+
 
 @dataclass(frozen=True)
 class SshIdentity:
@@ -47,6 +51,9 @@ class SshIdentity:
             "PasswordAuthentication": "no",
             "KbdInteractiveAuthentication": "no",
             "ForwardAgent": "no",
+            # A machine that hangs sends no reset: without questions to it, `ssh` waits for ever.
+            "ServerAliveInterval": ALIVE_EVERY_SECONDS,
+            "ServerAliveCountMax": ALIVE_UNANSWERED,
         }
         options = ["-F", "/dev/null"]
         for name, value in settings.items():

@@ -102,5 +102,5 @@ def test_a_server_that_greets_is_reached(server: Callable[[bytes], None]) -> Non
 
 def test_a_port_that_greets_otherwise_is_no_ssh_server(server: Callable[[bytes], None]) -> None:
     server(b"HTTP/1.1 200 OK\r\n")
-    with pytest.raises(Unreachable, match=r"127\.0\.0\.1 by SSH within 1 s"):
+    with pytest.raises(PermanentError, match=r"127\.0\.0\.1 by SSH within 1 s"):
         wait_for_ssh(["127.0.0.1"], deadline_seconds=0.6)
