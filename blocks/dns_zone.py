@@ -27,6 +27,7 @@ import dns.update
 from prefect.blocks.core import Block
 from pydantic import Field
 
+from blocks.documents import document
 from domain.errors import (
     Conflict,
     InvalidSpec,
@@ -254,10 +255,4 @@ def dns_zone(environment: str) -> DnsZone:
     Raises:
         NotFound: `infraflows setup` has not been run for this environment.
     """
-    try:
-        return DnsZone.load(environment)  # type: ignore[return-value]
-    except ValueError as error:
-        raise NotFound(
-            f"Unable to load the DNS block {environment!r}: there is no such document. "
-            "Run: infraflows setup --site <file>."
-        ) from error
+    return document(DnsZone, environment)

@@ -22,6 +22,7 @@ from prefect.blocks.core import Block
 from pydantic import Field, field_validator
 
 from blocks.child_process import Ended, run_child
+from blocks.documents import document
 from blocks.private_directory import private_directory, write_private
 from domain.errors import (
     Conflict,
@@ -339,10 +340,4 @@ def git_repository(environment: str) -> GitRepository:
     Raises:
         NotFound: `infraflows setup` has not been run for this environment.
     """
-    try:
-        return GitRepository.load(environment)  # type: ignore[return-value]
-    except ValueError as error:
-        raise NotFound(
-            f"Unable to load the Git block {environment!r}: there is no such document. "
-            "Run: infraflows setup --site <file>."
-        ) from error
+    return document(GitRepository, environment)

@@ -21,6 +21,7 @@ import requests
 from prefect.blocks.core import Block
 from pydantic import Field
 
+from blocks.documents import document
 from domain.errors import (
     Conflict,
     LifecycleError,
@@ -328,13 +329,7 @@ def openbao(environment: str) -> OpenBaoServer:
     Raises:
         NotFound: `infraflows setup` has not been run for this environment.
     """
-    try:
-        return OpenBaoServer.load(environment)  # type: ignore[return-value]
-    except ValueError as error:
-        raise NotFound(
-            f"Unable to load the OpenBao block {environment!r}: there is no such document. "
-            "Run: infraflows setup --site <file>."
-        ) from error
+    return document(OpenBaoServer, environment)
 
 
 __all__ = ["LifecycleError", "OpenBaoHealth", "OpenBaoServer", "OpenBaoSession", "openbao"]

@@ -16,6 +16,7 @@ from prefect.blocks.core import Block
 from pydantic import Field
 
 from blocks import proxmox_reading as reading
+from blocks.documents import document
 from blocks.openbao import openbao
 from blocks.proxmox_transport import ProxmoxTransport, sentence_error, shortened
 from domain.errors import Conflict, LifecycleError, NotFound, PermanentError, TemporaryError
@@ -364,13 +365,7 @@ def proxmox(environment: str) -> ProxmoxCluster:
     Raises:
         NotFound: the set-up has not been run for this environment.
     """
-    try:
-        return ProxmoxCluster.load(environment)  # type: ignore[return-value]
-    except ValueError as error:
-        raise NotFound(
-            f"Unable to load the Proxmox VE block {environment!r}: there is no such document. "
-            "Run: infraflows setup --site <file>."
-        ) from error
+    return document(ProxmoxCluster, environment)
 
 
 def connected(environment: str) -> ProxmoxApi:

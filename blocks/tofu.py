@@ -23,12 +23,13 @@ from prefect.logging import get_logger
 from pydantic import Field
 from python_terraform import IsFlagged
 
+from blocks.documents import document
 from blocks.private_directory import base_directory
 from blocks.state_backend import Kind, Locking, StateBackend
 from blocks.tofu_lock import lock_info
 from blocks.tofu_process import Outcome, TofuProcess, failure
 from domain.adoption import StateEntry
-from domain.errors import Conflict, NotFound, PermanentError
+from domain.errors import Conflict, PermanentError
 
 FOREIGN_LOCK_SECONDS = 900.0
 """A lock that another host left is taken for dead after this time."""
@@ -379,10 +380,4 @@ def tofu(environment: str) -> TofuWorkspace:
     Raises:
         NotFound: the set-up has not been run for this environment.
     """
-    try:
-        return TofuWorkspace.load(environment)  # type: ignore[return-value]
-    except ValueError as error:
-        raise NotFound(
-            f"Unable to load the OpenTofu block {environment!r}: there is no such document. "
-            "Run: infraflows setup --site <file>."
-        ) from error
+    return document(TofuWorkspace, environment)

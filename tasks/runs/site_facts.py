@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from prefect import task
 
 from blocks.artifact_mirror import ArtifactMirror
+from blocks.documents import document
 from blocks.tofu import TofuWorkspace
 from domain.errors import LifecycleError, Unreachable
 from domain.inventory import ArtifactSource
@@ -22,7 +23,7 @@ PING_TIMEOUT_SECONDS = 1
 
 
 def _mirror(environment: str) -> ArtifactMirror:
-    return ArtifactMirror.load(environment)  # type: ignore[return-value]
+    return document(ArtifactMirror, environment)
 
 
 def artifact_source(environment: str) -> ArtifactSource:
@@ -50,7 +51,7 @@ def _first_line(argv: list[str]) -> str | None:
 @task(name="gather tool facts", **TEMPORARY)
 def gather_tool_facts(environment: str) -> ToolFacts:
     """Return the versions of the programs that a run starts."""
-    tofu: TofuWorkspace = TofuWorkspace.load(environment)  # type: ignore[assignment]
+    tofu = document(TofuWorkspace, environment)
     return ToolFacts(
         versions={
             "tofu": _first_line([tofu.binary, "version"]),

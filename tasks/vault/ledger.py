@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from prefect import task
 from prefect.runtime import flow_run
 
+from blocks.documents import document
 from blocks.ledger_file import LedgerDirectory
 from blocks.openbao import openbao
 from domain.ledger import Step
@@ -28,6 +29,6 @@ def record_step(
         outcome=outcome,
         details=dict(details),
     )
-    directory: LedgerDirectory = LedgerDirectory.load(environment)  # type: ignore[assignment]
+    directory = document(LedgerDirectory, environment)
     with openbao(environment).session() as bao:
         return directory.ledger(target).append(entry, bao.sign, bao.ledger_public_keys())
