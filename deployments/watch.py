@@ -21,6 +21,7 @@ from prefect.client.schemas.filters import (
     FlowRunFilterId,
 )
 from prefect.client.schemas.objects import FlowRun
+from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
@@ -79,7 +80,11 @@ def read_view(client: SyncPrefectClient, run_id: UUID) -> View:
 def table(rows: Sequence[Mapping[str, Any]], title: str, columns: Sequence[str]) -> Table:
     """Return rows as a table; the last column takes what is left and folds."""
     drawn = Table(
-        title=title, title_justify="left", title_style="bold", expand=False, pad_edge=False
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
     )
     for column in columns:
         is_figure = column in ("seconds", "ok", "changed", "failed", "progress")
@@ -101,7 +106,7 @@ def _known(rows: Sequence[Mapping[str, Any]], wanted: Sequence[str]) -> list[str
 
 
 PHASE_COLUMNS = ("phase", "state", "seconds", "summary")
-HOST_COLUMNS = ("host", "state", "progress", "ok", "changed", "failed", "task")
+HOST_COLUMNS = ("host", "state", "progress", "ok", "changed", "failed", "seconds", "task")
 NODE_COLUMNS = ("name", "role", "hypervisor", "address", "version", "state")
 
 

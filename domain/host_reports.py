@@ -171,10 +171,17 @@ def table_rows(reports: Sequence[HostReport], expected: int = 0) -> list[dict[st
             "skipped": str(report.skipped),
             "failed": str(report.failed),
             "seconds": f"{report.seconds:.1f}",
-            "task": report.failed_task or report.current_task,
+            "task": _told(report),
         }
         for report in reports
     ]
+
+
+def _told(report: HostReport) -> str:
+    """Say where a host is, what it failed at in its own words, or what was changed on it."""
+    if report.failed_task:
+        return f"{report.failed_task}: {report.message}".removesuffix(": ")
+    return report.current_task or "; ".join(report.changed_tasks)
 
 
 def failure_text(reports: Sequence[HostReport]) -> str:

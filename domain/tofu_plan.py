@@ -76,6 +76,15 @@ class ClusterPlan:
         return dict(Counter(row.action.value for row in self.rows))
 
     @property
+    def summary(self) -> str:
+        """The counts in words, as `2 create, 3 unchanged`."""
+        words = [
+            f"{number} {'unchanged' if action == Action.NO_OP else action}"
+            for action, number in self.counts.items()
+        ]
+        return ", ".join(words) or "nothing"
+
+    @property
     def changed_rows(self) -> tuple[PlanRow, ...]:
         """The rows that do something."""
         return tuple(row for row in self.rows if row.action is not Action.NO_OP)

@@ -17,7 +17,7 @@ from domain.inventory import build_inventory
 from domain.machines import machines
 from domain.phases import PhaseState
 from domain.preflight import SiteFacts, check
-from domain.tofu_plan import ClusterPlan
+from domain.tofu_plan import Action, ClusterPlan
 from flows.cluster_run import ClusterRun
 from flows.gate import pass_gate
 from tasks.ansible.tasks import configure, probe, store_kubeconfig
@@ -111,22 +111,23 @@ def make_plan(run: ClusterRun, *, destroy: bool = False) -> ClusterPlan:
             run.record("clear half-made machines", "changed", acts="; ".join(cleared))
         made = plan(run.environment, run.spec, destroy=destroy)
         run.plan_hash = made.plan_hash
-        counts = ", ".join(f"{n} {action}" for action, n in made.counts.items()) or "nothing"
         rows = made.changed_rows or made.rows
         create_table_artifact(
             key=f"{run.spec.name}-plan",
             table=[
                 {
-                    "action": row.action.value,
+                    "action": "unchanged" if row.action is Action.NO_OP else row.action.value,
                     "machine": row.name,
                     "hypervisor": row.node,
                     "what changes": row.changes,
                 }
                 for row in rows
             ],
-            description=f"Plan `{made.plan_hash}`: {counts}",
+            description=f"Plan of {run.spec.name}: {made.summary}. Hash `{made.plan_hash}`",
         )
-        phase.summary = f"{counts}; plan {made.plan_hash[:12]}"
+        phase.summary = made.summary
+        if not made.is_empty:
+            phase.summary += f"; plan {made.plan_hash[:12]}"
         if cleared:
             phase.summary += f"; cleared {len(cleared)}"
     return made

@@ -53,11 +53,10 @@ def pass_gate(environment: str, plan: ClusterPlan) -> str:
     logger.info("Gate: %s. %s", decision.outcome.value, decision.reason)
     if decision.outcome is not GateOutcome.WAITS:
         return f"policy: {decision.outcome.value}"
-    counts = ", ".join(f"{number} {action}" for action, number in plan.counts.items())
     answer = pause_flow_run(
         wait_for_input=Approval.with_initial_data(
             description=(
-                f"**{decision.reason}**\n\nPlan `{plan.plan_hash}`: {counts}. "
+                f"**{decision.reason}**\n\nPlan `{plan.plan_hash}`: {plan.summary}. "
                 "The table of the plan is among this run's artifacts. "
                 "The approval is void if the plan changes."
             ),

@@ -14,9 +14,14 @@ import sys
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 from lab.layout import Layout
 from lab.services.namespace import inside
+
+# A busy machine is slow; no test may fail for that.
+settings.register_profile("infraflows", deadline=None)
+settings.load_profile("infraflows")
 
 UP_TIMEOUT_SECONDS = 600
 DOWN_TIMEOUT_SECONDS = 180

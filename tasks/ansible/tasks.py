@@ -88,7 +88,9 @@ class HostBoard:
         self._on_progress = on_progress
         self._hosts, self._expected = hosts, expected
         self._events: list[HostEvent] = []
-        self._table = LiveArtifact(f"{cluster}-hosts", "table", f"Machines of {cluster}")
+        self._table = LiveArtifact(
+            f"{cluster}-hosts", "table", f"What Ansible did on each machine of {cluster}"
+        )
         self._bar = LiveArtifact(
             f"{cluster}-hosts-progress", "progress", f"Configuration of {cluster}'s machines"
         )

@@ -56,3 +56,13 @@ def test_a_row_names_the_task_that_failed() -> None:
     failed = HostEvent("a", "Start", TaskStatus.FAILED, role="rke2")
     row = table_rows(final_reports(["a"], [failed], False), EXPECTED_TASKS)[0]
     assert (row["state"], row["task"], row["failed"]) == ("✘ failed", "rke2: Start", "1")
+
+
+def test_a_row_tells_the_hosts_words_or_what_was_changed_on_it() -> None:
+    failed = HostEvent("a", "Start", TaskStatus.FAILED, role="rke2", message="port 6443 is taken")
+    changed = HostEvent("b", "Write files", TaskStatus.CHANGED, role="base")
+    rows = table_rows(final_reports(["a", "b"], [failed, changed], True), EXPECTED_TASKS)
+    assert [row["task"] for row in rows] == [
+        "rke2: Start: port 6443 is taken",
+        "base: Write files",
+    ]
