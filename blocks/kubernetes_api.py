@@ -11,14 +11,16 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import Any
 from urllib.parse import quote
 
+from blocks.kubernetes_reading import Condition, has_condition, is_same, last_words, node_fact
 from blocks.kubernetes_transport import (
     APPLY_PATCH,
     JSON,
+    MERGE_PATCH,
     METADATA_ONLY,
     Answer,
     Credentials,
@@ -37,39 +39,7 @@ SETTLE_SECONDS = 30.0
 """How long a definition that was just established may take to be served."""
 
 PAGE_SIZE = 500
-PASSING_TAINTS = frozenset({"node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"})
-"""Follow the Ready condition a moment later, which is told by itself."""
-
 _READY_LINE = re.compile(r"^\[([+-])\](\S+) ")
-
-Condition = Callable[[Mapping[str, Any]], bool]
-
-
-def has_condition(kind: str, status: str = "True") -> Condition:
-    """Return a test for an object's condition of that type and status."""
-
-    def test(document: Mapping[str, Any]) -> bool:
-        conditions = document.get("status", {}).get("conditions") or []
-        return any(c.get("type") == kind and c.get("status") == status for c in conditions)
-
-    return test
-
-
-def _node(document: Mapping[str, Any]) -> NodeFact:
-    status, spec = document.get("status", {}), document.get("spec", {})
-    addresses = {a["type"]: a["address"] for a in status.get("addresses") or []}
-    blocking = [
-        taint
-        for taint in spec.get("taints") or []
-        if taint.get("effect") != "PreferNoSchedule" and taint.get("key") not in PASSING_TAINTS
-    ]
-    return NodeFact(
-        name=str(document["metadata"]["name"]),
-        is_ready=has_condition("Ready")(document),
-        version=str(status.get("nodeInfo", {}).get("kubeletVersion", "")),
-        address=str(addresses.get("InternalIP", "")),
-        is_schedulable=not spec.get("unschedulable") and not blocking,
-    )
 
 
 class KubernetesApi:
@@ -198,7 +168,7 @@ class KubernetesApi:
             return Change.CREATED
         if after.status != 200:
             return after
-        return Change.UNCHANGED if _is_same(before, after) else Change.CHANGED
+        return Change.UNCHANGED if is_same(before, after) else Change.CHANGED
 
     def get(self, key: ObjectKey) -> dict[str, Any]:
         """Return an object.
@@ -250,6 +220,25 @@ class KubernetesApi:
             raise error_of(answer, "delete", key.text)
         return True
 
+    def merge(self, key: ObjectKey, patch: Mapping[str, Any], manager: str) -> dict[str, Any]:
+        """Change single fields of an object that others own, and return it as it is then.
+
+        A `resourceVersion` in the patch makes it a change of exactly what was read.
+
+        Raises:
+            NotFound: it does not exist. Conflict: it changed since that version was read.
+        """
+        answer = self._transport.send(
+            "PATCH",
+            self._path(key),
+            query={"fieldManager": manager},
+            body=patch,
+            content_type=MERGE_PATCH,
+        )
+        if answer.status != 200:
+            raise error_of(answer, "change", key.text)
+        return answer.json
+
     # --- waiting -----------------------------------------------------------------------------
 
     def wait_for(
@@ -267,7 +256,7 @@ class KubernetesApi:
                 document = self.get(key)
                 if is_met(document):
                     return document
-                last = _last_words(document)
+                last = last_words(document)
             except (NotFound, TemporaryError) as error:
                 last = "it does not exist" if isinstance(error, NotFound) else "no answer"
             if time.monotonic() > deadline:
@@ -347,8 +336,17 @@ class KubernetesApi:
 
     def nodes(self) -> tuple[NodeFact, ...]:
         """Return the Nodes by name."""
-        found = (_node(document) for document in self.list("v1", "Node"))
+        found = (node_fact(document) for document in self.list("v1", "Node"))
         return tuple(sorted(found, key=lambda node: node.name))
+
+    def status_with_token(self, token: str, path: str) -> int:
+        """Return the HTTP status of a path for the holder of a bearer token, and nobody else."""
+        stranger = Credentials(self._credentials.server, self._credentials.ca_pem, token=token)
+        transport = Transport(stranger, connections=1)
+        try:
+            return transport.send("GET", path).status
+        finally:
+            transport.close()
 
     def anonymous_statuses(self, paths: Iterable[str]) -> dict[str, int]:
         """Return the HTTP status of each path when it is asked for without any credential."""
@@ -359,29 +357,4 @@ class KubernetesApi:
             stranger.close()
 
 
-def _content(document: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what an object is, without what is only noted about it."""
-    metadata = {
-        name: value
-        for name, value in document.get("metadata", {}).items()
-        if name not in ("resourceVersion", "managedFields")
-    }
-    return {**document, "metadata": metadata, "status": None}
-
-
-def _is_same(before: Answer, after: Answer) -> bool:
-    """Tell whether an apply changed nothing, though a controller may have written in between."""
-    first, second = before.json, after.json
-    versions = [d.get("metadata", {}).get("resourceVersion") for d in (first, second)]
-    return versions[0] == versions[1] or _content(first) == _content(second)
-
-
-def _last_words(document: Mapping[str, Any]) -> str:
-    """Return why an object says that it is not well."""
-    conditions = document.get("status", {}).get("conditions") or []
-    said = [
-        f"{c.get('type')} is {c.get('status')}"
-        + (f" ({c['message'][:120]})" if c.get("message") else "")
-        for c in conditions
-    ]
-    return ", ".join(said)[:300] or "it has no conditions yet"
+__all__ = ["Condition", "KubernetesApi", "has_condition"]

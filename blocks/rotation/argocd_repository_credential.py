@@ -1,0 +1,82 @@
+"""Credentials with which Argo CD reads Git repositories over HTTPS.
+
+Why it exists: Argo CD takes them from labelled Secrets of its own namespace, and follows their
+changes by itself. Promises the same as `kubernetes_secret` without a restart, and a test and a
+proof at the Git server itself. The account is the `holder`'s.
+API: https://argo-cd.readthedocs.io/en/stable/operator-manual/declarative-setup/#repositories
+
+Parameters: `namespace` (Argo CD's), `name`, `url` of the repository, `ca_file` of its server;
+`secret_type` is `repository` (default) or `repo-creds`.
+"""
+
+from __future__ import annotations
+
+import httpx
+
+from blocks.rotation.kubernetes_secret import KubernetesSecret
+from blocks.rotation.secret_parameters import parameters
+from domain.errors import Unauthorized, Unreachable
+from domain.rotation.contract import Proof, SecretRef, Values
+
+TIMEOUT_SECONDS = 15.0
+
+
+class ArgocdRepositoryCredential(KubernetesSecret):
+    """Repository Secrets of one Argo CD."""
+
+    kind = "argocd-repository-credential"
+    restarts_consumers = False
+
+    def render(self, secret: SecretRef, values: Values) -> dict[str, str]:
+        """Return what Argo CD reads."""
+        (url,) = parameters(secret, "url")
+        return {
+            "type": "git",
+            "url": url,
+            "username": values["username"],
+            "password": values["password"],
+        }
+
+    def labels(self, secret: SecretRef) -> dict[str, str]:
+        """Return the label by which Argo CD finds the Secret."""
+        kind = secret.parameters.get("secret_type", "repository")
+        return {"argocd.argoproj.io/secret-type": kind}
+
+    def test(self, secret: SecretRef, new: Values) -> None:
+        """List the repository's references as Argo CD does."""
+        super().test(secret, new)
+        status = _references_status(secret, new)
+        if status != 200:
+            raise Unauthorized(
+                f"Unable to read the repository of {secret.path} with the new credential: HTTP "
+                f"{status}. Check the account's rights on it."
+            )
+
+    def prove_dead(self, secret: SecretRef, old: Values) -> Proof:
+        """See that no Secret carries it, and that the Git server refuses it."""
+        proof = super().prove_dead(secret, old)
+        if not proof.is_dead:
+            return proof
+        status = _references_status(secret, old)
+        method = f"{proof.method}; reading the repository as {old['username']}"
+        return Proof(status in (401, 403), method, f"{proof.answer}; HTTP {status}")
+
+
+def _references_status(secret: SecretRef, values: Values) -> int:
+    """Return the HTTP status of what every Git client asks first."""
+    (url,) = parameters(secret, "url")
+    try:
+        answer = httpx.get(
+            f"{url.rstrip('/')}/info/refs",
+            params={"service": "git-upload-pack"},
+            auth=(values["username"], values["password"]),
+            verify=secret.parameters.get("ca_file") or True,
+            timeout=TIMEOUT_SECONDS,
+            trust_env=False,
+        )
+    except httpx.HTTPError as error:
+        raise Unreachable(
+            f"Unable to reach the Git server of {secret.path}: {type(error).__name__}. Check its "
+            "address and the network."
+        ) from None
+    return answer.status_code
