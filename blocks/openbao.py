@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,6 +88,11 @@ class OpenBaoSession:
         return str(self._client.token)
 
     @property
+    def server(self) -> OpenBaoServer:
+        """How the server is reached, for another login beside this one."""
+        return self._server
+
+    @property
     def address(self) -> str:
         """Base URL of the server."""
         return self._server.address
@@ -96,6 +101,32 @@ class OpenBaoSession:
     def ca_file(self) -> str:
         """File of the CA that signed the server's certificate."""
         return self._server.ca_file
+
+    def call(
+        self, act: str, method: str, path: str, body: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """Speak to any path of the API; an answer without a body is empty.
+
+        Raises:
+            NotFound, Unauthorized, Unreachable, Conflict, PermanentError: naming `act` and path.
+        """
+        with _explained(act, path):
+            answer = self._client.adapter.request(method, f"/v1/{path}", json=body)
+        return answer if isinstance(answer, dict) else {}
+
+    def own_accessors(self) -> frozenset[str]:
+        """Return the accessors of the session's token and of the secret id that it came from."""
+        own = self.call("look up the own token at", "GET", "auth/token/lookup-self")["data"]
+        found = {str(own.get("accessor") or "")}
+        role = (own.get("meta") or {}).get("role_name")
+        if role and str(own.get("path", "")).endswith("/login"):
+            path = f"auth/{self._server.approle_mount}/role/{role}/secret-id/lookup"
+            body = {"secret_id": self._server.own_secret_id()}
+            # Without the right to look it up, the class compares the secret ids themselves.
+            with suppress(Unauthorized):
+                answer = self.call("look up the own secret id at", "POST", path, body)
+                found.add(str((answer.get("data") or {}).get("secret_id_accessor") or ""))
+        return frozenset(found - {""})
 
     def read(self, path: str) -> dict[str, str]:
         """Return the current values under a KV path.
@@ -252,6 +283,9 @@ class OpenBaoServer(Block):
     ssh_role: str = Field(default="infraflows", description="Role that signs user keys.")
     ledger_key: str = Field(default="infraflows-ledger", description="Transit key of the ledger.")
     state_key: str = Field(default="infraflows-state", description="Transit key of the states.")
+    rotation_key: str = Field(
+        default="infraflows-rotation", description="Transit key of the rotated secrets' HMACs."
+    )
 
     def _client(self) -> hvac.Client:
         session = requests.Session()
@@ -310,6 +344,16 @@ class OpenBaoServer(Block):
             except (hvac.exceptions.VaultError, requests.exceptions.RequestException):
                 # The token dies by its own time to live; the work that was done stands.
                 client.token = None
+
+    def holder(self, token: str = "") -> OpenBaoSession:
+        """Return a session of whoever holds `token`, or of nobody; it is not revoked in the end."""
+        client = self._client()
+        client.token = token or None
+        return OpenBaoSession(self, client)
+
+    def own_secret_id(self) -> str:
+        """Return the secret id that this worker logs in with. Never log it."""
+        return self._credential(self.secret_id_file)
 
     @staticmethod
     def _credential(path: str) -> str:

@@ -250,7 +250,7 @@ def bare_postgresql(directory: Path) -> Iterator[BarePostgresql]:
     command += [part for key, value in settings.items() for part in ("-c", f"{key}={value}")]
     process = _start(command, directory, "postgresql.log", USER)
     try:
-        _wait(process, directory / "postgresql.log", lambda: server.connect().close() is None)
+        _wait(process, directory / "postgresql.log", lambda: not server.connect().broken)
         yield server
     finally:
         _stop(process)

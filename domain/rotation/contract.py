@@ -9,9 +9,9 @@ adapter and store only: they are never logged, shown, or part of an error.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 _NAMESPACE = uuid.UUID("0b6f3c1e-54a4-5b0f-8d55-7a0f6f3f8f52")
 
@@ -96,3 +96,19 @@ class Adapter(Protocol):
 
     def rollback(self, secret: SecretRef, new: Values, current: Values | None) -> None:
         """Undo `create`, `set` and `distribute`: consumers are back on `current`, `new` is gone."""
+
+
+@runtime_checkable
+class KeepsCurrent(Protocol):
+    """A class whose consumers read the value from the system itself, not from the secret's path."""
+
+    def current(self, secret: SecretRef) -> Values | None:
+        """Return what consumers read now, to be proved dead later; None when there is nothing."""
+
+
+@runtime_checkable
+class NamesAccessors(Protocol):
+    """A class of OpenBao's own credentials: one of them could be the run's own."""
+
+    def accessors(self, secret: SecretRef, current: Values | None) -> Collection[str]:
+        """Return the accessors of what would be revoked."""
