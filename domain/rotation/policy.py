@@ -149,7 +149,9 @@ _TYPES = {
 def _sentence(prefix: str, error: Mapping[str, Any]) -> str:
     """One sentence for one of pydantic's errors: field, value, what is wrong, the fix."""
     field = ".".join(str(part) for part in (prefix, *error["loc"]) if part != "")
-    kind, shown = error["type"], _shown(error["input"])
+    # What stands among the parameters may be a secret that does not belong there.
+    kind = error["type"]
+    shown = "the value" if "parameters" in error["loc"] else _shown(error["input"])
     if kind == "missing":
         return f"{field}: missing. Add it"
     if kind == "extra_forbidden":

@@ -229,5 +229,5 @@ def wildcards(pattern: str) -> int:
 def as_expression(pattern: str) -> re.Pattern[str]:
     """Return what a path must match, with one group per wildcard."""
     parts = re.split(r"(\*\*|\*)", pattern)
-    meaning = {"**": "(.+)", "*": "([^/]*)"}
+    meaning = {"**": "(.+)", "*": "([^/]+)"}
     return re.compile("".join(meaning.get(part) or re.escape(part) for part in parts))
