@@ -41,7 +41,8 @@ def this_machine() -> Machine:
     return Machine(
         cores=len(os.sched_getaffinity(0)),
         memory_gib=_memory_gib(),
-        kernel=platform.release(),
+        # What follows the numbers names whoever built the kernel.
+        kernel=platform.release().partition("-")[0],
         architecture=platform.machine(),
         measured_on=datetime.now(UTC).date().isoformat(),
         versions={

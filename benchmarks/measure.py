@@ -82,10 +82,10 @@ class Measurement:
         if not is_flow_first:
             bare = self._bare(data)
         with MemorySampler(self._layout) as sampler:
-            first = self._flow(f"{nodes} nodes: bootstrap", bootstrap, data)
-            again = self._flow(f"{nodes} nodes: unchanged", unchanged_bootstrap, data)
+            first = self._flow(f"{data['name']}: bootstrap", bootstrap, data)
+            again = self._flow(f"{data['name']}: unchanged", unchanged_bootstrap, data)
         memory = sampler.result()
-        gone = self._flow(f"{nodes} nodes: decommission", decommission, data)
+        gone = self._flow(f"{data['name']}: decommission", decommission, data)
         if is_flow_first:
             bare = self._bare(data)
         measured = Round(

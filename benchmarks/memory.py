@@ -59,15 +59,23 @@ class MemorySampler:
             self._peaks[name] = max(self._peaks.get(name, 0.0), mib)
 
     def result(self) -> Memory:
-        """Return the peaks, with what the lab's services and the guests take now."""
+        """Return the peaks, with what the lab's services and the guests take now.
+
+        Raises:
+            RuntimeError: nothing was sampled, so there is no peak.
+        """
+        if not self._peaks:
+            raise RuntimeError(
+                "Unable to tell the memory: the sampler ended before its first look."
+            )
         own = [s for s in (*SERVICES, WATCHDOG) if s.name not in (_SERVER, _WORKER)]
         services = {pid for s in own for pid in supervisor.owned_pids(self._layout, s)}
         guests = guest_processes(self._layout)
         return Memory(
-            prefect_server=round(self._peaks.get("server", 0.0), 1),
-            worker=round(self._peaks.get("worker", 0.0), 1),
-            flow_process=round(self._peaks.get("flow", 0.0), 1),
-            flow_programs=round(self._peaks.get("programs", 0.0), 1),
+            prefect_server=round(self._peaks["server"], 1),
+            worker=round(self._peaks["worker"], 1),
+            flow_process=round(self._peaks["flow"], 1),
+            flow_programs=round(self._peaks["programs"], 1),
             lab_services=round(resident_mib(services), 1),
             guests=round(sum(resident_mib(pids) for pids in guests.values()), 1),
         )
