@@ -36,7 +36,7 @@ PROXY_FAILURES = range(595, 600)
 """What a node answers when it could not hand the request to the node that owns the thing."""
 
 _PHRASES: tuple[tuple[str, type[LifecycleError], str], ...] = (
-    (r"does not exist|no such (?:task|resource|pool)", NotFound, "Check its name"),
+    (r"does not exist|no such (?:task|resource|pool|token|user)", NotFound, "Check its name"),
     (r"already (?:exists|defined)|\bexists\b", Conflict, "Choose another name or remove it"),
     (
         r"is locked|got timeout|can't lock|no quorum|not ready|guest agent is not running",
@@ -164,19 +164,19 @@ class ProxmoxTransport:
         """The address that answered last; the first one before any answer."""
         return self._clients[0][0]
 
-    def get(self, act: str, path: str, **parameters: Any) -> Any:
+    def get(self, act: str, path: str, /, **parameters: Any) -> Any:
         """Read; goes through the addresses until one answers."""
         return self._through("GET", act, path, parameters)
 
-    def post(self, act: str, path: str, **parameters: Any) -> Any:
+    def post(self, act: str, path: str, /, **parameters: Any) -> Any:
         """Start a change."""
         return self._through("POST", act, path, parameters)
 
-    def put(self, act: str, path: str, **parameters: Any) -> Any:
+    def put(self, act: str, path: str, /, **parameters: Any) -> Any:
         """Change a configuration."""
         return self._through("PUT", act, path, parameters)
 
-    def delete(self, act: str, path: str, **parameters: Any) -> Any:
+    def delete(self, act: str, path: str, /, **parameters: Any) -> Any:
         """Remove."""
         return self._through("DELETE", act, path, parameters)
 

@@ -135,3 +135,16 @@ POOL_CHANGE = {
     "storage": string(),
     "vms": string(),
 }
+TOKEN = Schema({"comment": string(), "expire": integer(0), "privsep": boolean()})
+TOKEN_CHANGE = Schema({**TOKEN.parameters, "delete": string()})
+ACL_CHANGE = Schema(
+    {
+        "delete": boolean(),
+        "groups": string(),
+        "path": string(required=True),
+        "propagate": boolean(),
+        "roles": string(required=True),
+        "tokens": string(),
+        "users": string(),
+    }
+)

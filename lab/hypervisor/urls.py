@@ -8,6 +8,9 @@ from __future__ import annotations
 import re
 
 from lab.hypervisor import (
+    responses_access as access,
+)
+from lab.hypervisor import (
     responses_agent as agent,
 )
 from lab.hypervisor import (
@@ -289,9 +292,27 @@ _AGENT_ROUTES = [
     ),
 ]
 
-ROUTES = [*_CLUSTER_ROUTES, *_NODE_ROUTES, *_QEMU_ROUTES, *_AGENT_ROUTES]
+_TOKENS = "/access/users/{userid}/token"
+_USER_MODIFY = ("/access", "User.Modify")
+_ACCESS_ROUTES = [
+    Route("GET", "/access/acl", access.acl_get),
+    Route("PUT", "/access/acl", access.acl_put, schemas.ACL_CHANGE),
+    Route("GET", _TOKENS, access.token_list, needs=_USER_MODIFY),
+    Route("GET", f"{_TOKENS}/{{tokenid}}", access.token_get, needs=_USER_MODIFY),
+    Route("POST", f"{_TOKENS}/{{tokenid}}", access.token_create, schemas.TOKEN, _USER_MODIFY),
+    Route("PUT", f"{_TOKENS}/{{tokenid}}", access.token_update, schemas.TOKEN_CHANGE, _USER_MODIFY),
+    Route("DELETE", f"{_TOKENS}/{{tokenid}}", access.token_delete, needs=_USER_MODIFY),
+]
 
-_SHAPES = {"vmid": r"\d+", "volume": r".+", "upid": r"[^/]+"}
+ROUTES = [*_ACCESS_ROUTES, *_CLUSTER_ROUTES, *_NODE_ROUTES, *_QEMU_ROUTES, *_AGENT_ROUTES]
+
+_SHAPES = {
+    "vmid": r"\d+",
+    "volume": r".+",
+    "upid": r"[^/]+",
+    "userid": r"[^/@!]+@[^/@!]+",
+    "tokenid": r"[A-Za-z][A-Za-z0-9.\-_]+",
+}
 
 
 def _compiled(route: Route) -> tuple[str, re.Pattern[str], Route]:

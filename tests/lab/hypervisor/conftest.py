@@ -31,6 +31,7 @@ from lab.hypervisor.server import ReasonProtocol, application, serve_faults
 SECRET = "8f6f3f5e-0b43-4f0c-9a39-5d5a1f2b7a11"
 WORKER = "infraflows@pve!worker"
 AUDITOR = "audit@pve!reader"
+ADMINISTRATOR = "admin@pve!operator"
 ACL = {
     "/": ["PVEAuditor"],
     "/vms": ["PVEVMAdmin"],
@@ -213,6 +214,7 @@ class Cluster:
         hypervisor = Hypervisor(self._settings, self.runtime)
         hypervisor.access.define(WORKER, SECRET, ACL)
         hypervisor.access.define(AUDITOR, SECRET, {"/": ["PVEAuditor"]})
+        hypervisor.access.define(ADMINISTRATOR, SECRET, {"/": ["Administrator"]})
         await hypervisor.open()
         control_socket = await serve_faults(hypervisor)
         with socket.socket() as listener:
@@ -247,7 +249,13 @@ class Cluster:
         self._server = None
 
     def send(
-        self, method: str, path: str, token: str = WORKER, secret: str = SECRET, **parameters: Any
+        self,
+        method: str,
+        path: str,
+        /,
+        token: str = WORKER,
+        secret: str = SECRET,
+        **parameters: Any,
     ) -> httpx.Response:
         headers = {"Authorization": f"PVEAPIToken={token}={secret}"}
         place = "params" if method in ("GET", "DELETE") else "data"
@@ -256,17 +264,17 @@ class Cluster:
             method, f"{self.url}/api2/json{path}", headers=headers, **{place: named or None}
         )
 
-    def get(self, path: str, **parameters: Any) -> Any:
+    def get(self, path: str, /, **parameters: Any) -> Any:
         answer = self.send("GET", path, **parameters)
         assert answer.status_code == 200, (answer.reason_phrase, answer.text)
         return answer.json()["data"]
 
-    def do(self, method: str, path: str, **parameters: Any) -> Any:
+    def do(self, method: str, path: str, /, **parameters: Any) -> Any:
         answer = self.send(method, path, **parameters)
         assert answer.status_code == 200, (answer.reason_phrase, answer.text)
         return answer.json()["data"]
 
-    def refused(self, method: str, path: str, **parameters: Any) -> tuple[int, str]:
+    def refused(self, method: str, path: str, /, **parameters: Any) -> tuple[int, str]:
         answer = self.send(method, path, **parameters)
         return answer.status_code, answer.reason_phrase
 
@@ -280,7 +288,7 @@ class Cluster:
             time.sleep(0.01)
         raise AssertionError(f"{upid} is still running")
 
-    def run(self, method: str, path: str, **parameters: Any) -> str:
+    def run(self, method: str, path: str, /, **parameters: Any) -> str:
         return self.wait(self.do(method, path, **parameters))
 
     def clone(self, vmid: int, **parameters: Any) -> str:

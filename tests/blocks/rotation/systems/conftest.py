@@ -38,12 +38,31 @@ class Rotation:
     proof: Proof | None = None
     acts: list[str] = field(default_factory=list)
     kill_at: tuple[str, str] | None = None
+    _lock: Any = field(default_factory=threading.Lock)
+    _users: dict[int, int] = field(default_factory=dict)
 
     @property
     def published(self) -> Values | None:
         """What consumers that read OpenBao see."""
         is_out = self.position > STEPS.index("distribute")
         return self.pending if is_out else self.current
+
+    @contextmanager
+    def using(self) -> Iterator[Values]:
+        """Use what is published, as a consumer whose use of the old value can be seen."""
+        with self._lock:
+            values = self.published
+            assert values is not None
+            self._users[id(values)] = self._users.get(id(values), 0) + 1
+        try:
+            yield values
+        finally:
+            with self._lock:
+                self._users[id(values)] -= 1
+
+    def _is_unused(self, values: Values | None) -> bool:
+        with self._lock:
+            return not self._users.get(id(values))
 
     def run(self) -> Proof:
         """Go on from where the record stands, to the end."""
@@ -89,7 +108,7 @@ class Rotation:
         seen: Sequence[Seen] = ()
         while time.monotonic() < deadline:
             seen = self.adapter.observe(secret, new, current)
-            if all(one.is_on_new for one in seen):
+            if all(one.is_on_new for one in seen) and self._is_unused(current):
                 return
             time.sleep(0.1)
         raise AssertionError([one for one in seen if not one.is_on_new])
@@ -109,7 +128,7 @@ class Load:
 
 
 @contextmanager
-def load(request: Callable[[], str | None], threads: int = 2) -> Iterator[Load]:
+def load(request: Callable[[], str | None], threads: int = 4) -> Iterator[Load]:
     """Ask continuously; `request` returns what went wrong, or None."""
     counted, stop, lock = Load(), threading.Event(), threading.Lock()
 

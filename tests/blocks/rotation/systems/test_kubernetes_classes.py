@@ -142,7 +142,7 @@ class Pods:
         return False
 
 
-# --- ServiceAccount tokens -------------------------------------------------------------------------
+# --- ServiceAccount tokens ---
 
 
 def token_secret(namespace: str) -> SecretRef:
@@ -275,7 +275,7 @@ def test_missing_parameters_are_all_named(api: KubernetesApi) -> None:
     assert "service_account" in str(caught.value)
 
 
-# --- Secrets with consumers ------------------------------------------------------------------------
+# --- Secrets with consumers ---
 
 
 def opaque(api: KubernetesApi, namespace: str, values: Values) -> SecretRef:
