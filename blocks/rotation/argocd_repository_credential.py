@@ -5,15 +5,17 @@ changes by itself. Promises the same as `kubernetes_secret` without a restart, a
 proof at the Git server itself. The account is the `holder`'s.
 API: https://argo-cd.readthedocs.io/en/stable/operator-manual/declarative-setup/#repositories
 
-Parameters: `namespace` (Argo CD's), `name`, `url` of the repository, `ca_file` of its server;
-`secret_type` is `repository` (default) or `repo-creds`.
+Parameters: `kubeconfig_path`, `namespace` (Argo CD's), `name`, `url` of the repository,
+`ca_file` of its server; `holder`; `secret_type` is `repository` (default) or `repo-creds`.
 """
 
 from __future__ import annotations
 
 import httpx
 
-from blocks.rotation.kubernetes_secret import KubernetesSecret
+from blocks.rotation.classes import RotationClass
+from blocks.rotation.kubernetes_clusters import KubernetesClusters
+from blocks.rotation.kubernetes_secret import KubernetesSecret, holders
 from blocks.rotation.secret_parameters import parameters
 from domain.errors import Unauthorized, Unreachable
 from domain.rotation.contract import Proof, SecretRef, Values
@@ -80,3 +82,15 @@ def _references_status(secret: SecretRef, values: Values) -> int:
             "address and the network."
         ) from None
     return answer.status_code
+
+
+CLASS = RotationClass(
+    kind=ArgocdRepositoryCredential.kind,
+    make=lambda site: ArgocdRepositoryCredential(KubernetesClusters(site.session), holders(site)),
+    has_overlap=True,
+    observed="the labelled Secret holds the new value; Argo CD follows it",
+    proved_dead="reading the repository with the old credential: 401",
+    parameters=("kubeconfig_path", "namespace", "name", "url"),
+    optional=("holder", "ca_file", "secret_type"),
+)
+"""How the registry knows it."""

@@ -8,7 +8,8 @@ consumers only, as a key that signs cookies. Refuses to write a Secret that an o
 OpenBao: that one is asked to read anew.
 API: https://kubernetes.io/docs/concepts/configuration/secret/
 
-Parameters: `namespace`, `name`; without a holder `keys`, the names of the generated parts.
+Parameters: `kubeconfig_path`, `namespace`, `name`; `holder` is another class's name, whose own
+parameters stand beside these; without one `keys`, the names of the generated parts.
 """
 
 from __future__ import annotations
@@ -22,9 +23,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from blocks.kubernetes_api import KubernetesApi
 from blocks.rotation import kubernetes_workloads as workloads
+from blocks.rotation.classes import RotationClass
+from blocks.rotation.kubernetes_clusters import Cluster, KubernetesClusters
 from blocks.rotation.secret_parameters import parameters
+from blocks.rotation.site import RotationSite
 from domain.errors import Conflict, NotFound, Unreachable
 from domain.manifest_order import ObjectKey
 from domain.rotation.contract import Adapter, Proof, SecretRef, Seen, Values
@@ -32,10 +35,10 @@ from domain.rotation.contract import Adapter, Proof, SecretRef, Seen, Values
 SYNC_SECONDS = 120.0
 RETURN_SECONDS = 300.0
 PART_BYTES = 32
-_WRITERS = {
-    "ExternalSecret": ("external-secrets.io/v1", "force-sync"),
-    "VaultStaticSecret": ("secrets.hashicorp.com/v1beta1", "force-sync"),
-}
+_WRITERS = {"ExternalSecret": "force-sync", "VaultStaticSecret": "force-sync"}
+"""Kinds of operators' objects, and the annotation whose change has them read anew."""
+
+Holder = Callable[[SecretRef], Adapter | None]
 
 
 def fingerprint(secret: SecretRef, values: Values) -> str:
@@ -50,13 +53,13 @@ class KubernetesSecret:
 
     kind = "kubernetes-secret"
     type = "Opaque"
+    has_overlap = False
     restarts_consumers = True
 
-    def __init__(self, api: KubernetesApi, holder: Adapter | None = None) -> None:
-        """Take the cluster and the class of the system that accepts the value."""
-        self._api = api
+    def __init__(self, cluster: Cluster, holder: Holder = lambda _secret: None) -> None:
+        """Take the way to a secret's cluster and to the class of what accepts the value."""
+        self._api = cluster
         self._holder = holder
-        self.has_overlap = holder.has_overlap if holder is not None else False
 
     # --- what subclasses change --------------------------------------------------------------
 
@@ -72,40 +75,41 @@ class KubernetesSecret:
 
     def create(self, secret: SecretRef, generation: int, current: Values | None) -> Values:
         """Let the holder make a value, or make random parts."""
-        if self._holder is not None:
-            return self._holder.create(secret, generation, current)
+        if (holder := self._holder(secret)) is not None:
+            return holder.create(secret, generation, current)
         names = list(current or ()) or parameters(secret, "keys")[0].split(",")
         return {name.strip(): secrets.token_urlsafe(PART_BYTES) for name in names}
 
     def set(self, secret: SecretRef, new: Values, current: Values | None) -> None:
         """Let the holder accept it."""
-        if self._holder is not None:
-            self._holder.set(secret, new, current)
+        if (holder := self._holder(secret)) is not None:
+            holder.set(secret, new, current)
 
     def test(self, secret: SecretRef, new: Values) -> None:
         """Use it at the holder."""
-        if self._holder is not None:
-            self._holder.test(secret, new)
+        if (holder := self._holder(secret)) is not None:
+            holder.test(secret, new)
 
     def distribute(self, secret: SecretRef, new: Values) -> None:
         """Write the Secret, then roll out whoever takes it."""
-        if self._holder is not None:
-            self._holder.distribute(secret, new)
+        if (holder := self._holder(secret)) is not None:
+            holder.distribute(secret, new)
         self._write(secret, new)
         if self.restarts_consumers:
             namespace, name = parameters(secret, "namespace", "name")
             mark = fingerprint(secret, new)
-            workloads.annotate(self._api, namespace, _only(name), _annotation(name), mark)
+            workloads.annotate(self._api(secret), namespace, _only(name), _annotation(name), mark)
 
     def observe(self, secret: SecretRef, new: Values, current: Values | None) -> Sequence[Seen]:
         """Look at the Secret, at every rollout and at every pod's fingerprint."""
-        held = [] if self._holder is None else list(self._holder.observe(secret, new, current))
+        holder = self._holder(secret)
+        held = [] if holder is None else list(holder.observe(secret, new, current))
         return [*held, *self._look(secret, new)]
 
     def revoke(self, secret: SecretRef, old: Values) -> None:
         """Let the holder refuse the old value."""
-        if self._holder is not None:
-            self._holder.revoke(secret, old)
+        if (holder := self._holder(secret)) is not None:
+            holder.revoke(secret, old)
 
     def prove_dead(self, secret: SecretRef, old: Values) -> Proof:
         """See that no pod and no Secret carries the old version, then ask the holder."""
@@ -113,9 +117,9 @@ class KubernetesSecret:
         method = "search of the namespace's Secrets and pods"
         if carriers:
             return Proof(False, method, "still carried by " + ", ".join(carriers[:5]))
-        if self._holder is None:
+        if (holder := self._holder(secret)) is None:
             return Proof(True, method, "carried by none")
-        proof = self._holder.prove_dead(secret, old)
+        proof = holder.prove_dead(secret, old)
         return Proof(proof.is_dead, f"{method}; {proof.method}", f"none; {proof.answer}")
 
     def rollback(self, secret: SecretRef, new: Values, current: Values | None) -> None:
@@ -125,10 +129,12 @@ class KubernetesSecret:
             if self.restarts_consumers:
                 namespace, name = parameters(secret, "namespace", "name")
                 mark = fingerprint(secret, current)
-                workloads.annotate(self._api, namespace, _only(name), _annotation(name), mark)
+                workloads.annotate(
+                    self._api(secret), namespace, _only(name), _annotation(name), mark
+                )
             workloads.wait_until_all(lambda: self._look(secret, current), RETURN_SECONDS)
-        if self._holder is not None:
-            self._holder.rollback(secret, new, current)
+        if (holder := self._holder(secret)) is not None:
+            holder.rollback(secret, new, current)
 
     # --- the Secret --------------------------------------------------------------------------
 
@@ -137,7 +143,7 @@ class KubernetesSecret:
         key = ObjectKey("v1", "Secret", namespace, name)
         content = self.render(secret, values)
         try:
-            document = self._api.get(key)
+            document = self._api(secret).get(key)
         except NotFound:
             document = {}
         writer = _writer(document)
@@ -147,14 +153,14 @@ class KubernetesSecret:
         data = {part: base64.b64encode(text.encode()).decode() for part, text in content.items()}
         labels = self.labels(secret)
         if document:
-            self._api.merge(
+            self._api(secret).merge(
                 key, {"metadata": {"labels": labels}, "data": data}, workloads.FIELD_MANAGER
             )
         else:
             metadata = {"name": name, "namespace": namespace, "labels": labels}
             manifest = {"apiVersion": "v1", "kind": "Secret", "type": self.type}
-            self._api.apply({**manifest, "metadata": metadata, "data": data})
-        if not _carries(self._api.get(key), content):
+            self._api(secret).apply({**manifest, "metadata": metadata, "data": data})
+        if not _carries(self._api(secret).get(key), content):
             raise Conflict(
                 f"Unable to confirm the Secret {namespace}/{name}: another content was read back "
                 "than was written. Find the other writer in its managedFields, then run again."
@@ -165,12 +171,12 @@ class KubernetesSecret:
     ) -> None:
         """Let the operator that writes the Secret read OpenBao now, and wait until it has."""
         mark = fingerprint(secret, content)
-        annotation = _WRITERS[writer.kind][1]
-        self._api.merge(
+        annotation = _WRITERS[writer.kind]
+        self._api(secret).merge(
             writer, {"metadata": {"annotations": {annotation: mark}}}, workloads.FIELD_MANAGER
         )
         deadline = time.monotonic() + SYNC_SECONDS
-        while not _carries(self._api.get(key), content):
+        while not _carries(self._api(secret).get(key), content):
             if time.monotonic() > deadline:
                 raise Unreachable(
                     f"Unable to see {key.text} follow OpenBao within {SYNC_SECONDS:.0f} s. Look "
@@ -182,7 +188,7 @@ class KubernetesSecret:
         namespace, name = parameters(secret, "namespace", "name")
         content, text = self.render(secret, values), f"Secret {namespace}/{name}"
         try:
-            document = self._api.get(ObjectKey("v1", "Secret", namespace, name))
+            document = self._api(secret).get(ObjectKey("v1", "Secret", namespace, name))
         except NotFound:
             return [Seen(text, False, "does not exist")]
         has_it = _carries(document, content)
@@ -202,12 +208,12 @@ class KubernetesSecret:
             return is_marked(found)
 
         look: Callable[..., list[Seen]] = workloads.look
-        return seen + look(self._api, namespace, _only(name), is_marked, is_template_marked)
+        return seen + look(self._api(secret), namespace, _only(name), is_marked, is_template_marked)
 
     def _carriers(self, secret: SecretRef, old: Values) -> list[str]:
         """Return who still has the old version: Secrets by content, pods by fingerprint."""
         namespace, name = parameters(secret, "namespace", "name")
-        documents = self._api.list("v1", "Secret", namespace)
+        documents = self._api(secret).list("v1", "Secret", namespace)
         own = next((d for d in documents if d["metadata"]["name"] == name), {})
         kept = set(_content(own).values())
         gone = [text for text in self.render(secret, old).values() if text not in kept]
@@ -220,7 +226,7 @@ class KubernetesSecret:
             or (document is own and _carries(own, self.render(secret, old)))
         ]
         mark, annotation = fingerprint(secret, old), _annotation(name)
-        for pod in workloads.pods_of(self._api, namespace, _only(name)):
+        for pod in workloads.pods_of(self._api(secret), namespace, _only(name)):
             if (pod["metadata"].get("annotations") or {}).get(annotation) == mark:
                 found.append(f"Pod {namespace}/{pod['metadata']['name']}")
         return found
@@ -265,3 +271,28 @@ def _writer(document: Mapping[str, Any]) -> ObjectKey | None:
                 str(owner["name"]),
             )
     return None
+
+
+def holders(site: RotationSite) -> Holder:
+    """Return the way to the class that the parameter `holder` names."""
+
+    def find(secret: SecretRef) -> Adapter | None:
+        # The registry names this class too.
+        from blocks.rotation.registry import rotation_class
+
+        kind = secret.parameters.get("holder")
+        return rotation_class(kind).make(site) if kind else None
+
+    return find
+
+
+CLASS = RotationClass(
+    kind=KubernetesSecret.kind,
+    make=lambda site: KubernetesSecret(KubernetesClusters(site.session), holders(site)),
+    has_overlap=False,
+    observed="rollouts are through and every pod carries the version's fingerprint",
+    proved_dead="no pod and no Secret carries the old version; the holder's own proof",
+    parameters=("kubeconfig_path", "namespace", "name"),
+    optional=("holder", "keys"),
+)
+"""How the registry knows it."""

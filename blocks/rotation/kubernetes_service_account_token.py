@@ -5,9 +5,9 @@ Secret beside the old one, workloads pointed to the new one by a rollout, and th
 only then. Refuses to delete a Secret that is no token of this ServiceAccount.
 API: https://kubernetes.io/docs/concepts/configuration/secret/#serviceaccount-token-secrets
 
-Parameters: `namespace`, `service_account`; `secret` is the first name of the token Secrets
-(default `<service_account>-token`; generations are `<secret>-g<n>`); `test_path` is what a consumer
-may read.
+Parameters: `kubeconfig_path`, `namespace`, `service_account`; `secret` is the first name of the
+token Secrets (default `<service_account>-token`; generations are `<secret>-g<n>`); `test_path` is
+what a consumer may read.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from blocks.kubernetes_api import KubernetesApi
 from blocks.rotation import kubernetes_workloads as workloads
+from blocks.rotation.classes import RotationClass
+from blocks.rotation.kubernetes_clusters import Cluster, KubernetesClusters
 from blocks.rotation.secret_parameters import parameters
 from domain.errors import NotFound, PolicyViolation, TemporaryError, Unauthorized, Unreachable
 from domain.manifest_order import ObjectKey
@@ -41,9 +42,9 @@ class KubernetesServiceAccountToken:
     kind = "kubernetes-service-account-token"
     has_overlap = True
 
-    def __init__(self, api: KubernetesApi) -> None:
-        """Take the cluster, as somebody who may write Secrets and workloads."""
-        self._api = api
+    def __init__(self, cluster: Cluster) -> None:
+        """Take the way to a secret's cluster, as somebody who may write Secrets and workloads."""
+        self._api = cluster
 
     def create(self, secret: SecretRef, generation: int, current: Values | None) -> Values:
         """Make the token Secret of this generation and wait until the controller has filled it."""
@@ -52,7 +53,7 @@ class KubernetesServiceAccountToken:
         if current is not None and self._name_of(secret, current) == name:
             name += "b"
         key = ObjectKey("v1", "Secret", namespace, name)
-        self._api.apply(
+        self._api(secret).apply(
             {
                 "apiVersion": "v1",
                 "kind": "Secret",
@@ -64,7 +65,7 @@ class KubernetesServiceAccountToken:
                 },
             }
         )
-        document = self._api.wait_for(
+        document = self._api(secret).wait_for(
             key, lambda found: bool((found.get("data") or {}).get("token")), "filled", ISSUE_SECONDS
         )
         token = _decoded(document, "token")
@@ -76,7 +77,7 @@ class KubernetesServiceAccountToken:
     def test(self, secret: SecretRef, new: Values) -> None:
         """Read a path of the API with the new token."""
         path = secret.parameters.get("test_path", "/api")
-        status = self._status_until(new["token"], path, lambda s: s == 200, ACCEPT_SECONDS)
+        status = self._status_until(secret, new["token"], path, lambda s: s == 200, ACCEPT_SECONDS)
         if status != 200:
             raise Unauthorized(
                 f"Unable to use the new token of {secret.path}: the API server answered {status} "
@@ -89,7 +90,7 @@ class KubernetesServiceAccountToken:
         target = new["secret_name"]
         is_ours = _family(secret)
         workloads.repoint(
-            self._api, namespace, lambda name: is_ours(name) and name != target, target
+            self._api(secret), namespace, lambda name: is_ours(name) and name != target, target
         )
 
     def observe(self, secret: SecretRef, new: Values, current: Values | None) -> Sequence[Seen]:
@@ -104,7 +105,7 @@ class KubernetesServiceAccountToken:
             return
         key = ObjectKey("v1", "Secret", namespace, name)
         try:
-            document = self._api.get(key)
+            document = self._api(secret).get(key)
         except NotFound:
             return
         if not _is_token_of(document, account):
@@ -112,13 +113,13 @@ class KubernetesServiceAccountToken:
                 f"Unable to delete the Secret {namespace}/{name}: it is no token of the "
                 f"ServiceAccount {account}. Correct the parameters of {secret.path}."
             )
-        self._api.delete(key, is_foreground=False)
-        self._api.wait_until_gone(key, ISSUE_SECONDS)
+        self._api(secret).delete(key, is_foreground=False)
+        self._api(secret).wait_until_gone(key, ISSUE_SECONDS)
 
     def prove_dead(self, secret: SecretRef, old: Values) -> Proof:
         """Ask the API with the old token and nothing else, until it is refused."""
         path = secret.parameters.get("test_path", "/api")
-        status = self._status_until(old["token"], path, lambda s: s == 401, DEATH_SECONDS)
+        status = self._status_until(secret, old["token"], path, lambda s: s == 401, DEATH_SECONDS)
         return Proof(status == 401, f"GET {path} with the old token", f"HTTP {status}")
 
     def rollback(self, secret: SecretRef, new: Values, current: Values | None) -> None:
@@ -128,7 +129,7 @@ class KubernetesServiceAccountToken:
         if current is not None:
             name = self._name_of(secret, current)
         if name is not None:
-            workloads.repoint(self._api, namespace, lambda found: found == target, name)
+            workloads.repoint(self._api(secret), namespace, lambda found: found == target, name)
             workloads.wait_until_all(lambda: self._look(secret, name, target), RETURN_SECONDS)
         self.revoke(secret, new)
 
@@ -143,7 +144,7 @@ class KubernetesServiceAccountToken:
             return {name for name in workloads.secrets_of(spec) if names(name)} <= {wanted}
 
         return workloads.look(
-            self._api,
+            self._api(secret),
             namespace,
             names,
             lambda pod: has_only_wanted(pod["spec"]),
@@ -155,27 +156,33 @@ class KubernetesServiceAccountToken:
         if values.get("secret_name"):
             return values["secret_name"]
         namespace, account = parameters(secret, "namespace", "service_account")
-        for document in self._api.list("v1", "Secret", namespace):
+        for document in self._api(secret).list("v1", "Secret", namespace):
             is_it = _is_token_of(document, account)
             if is_it and _decoded(document, "token") == values.get("token"):
                 return str(document["metadata"]["name"])
         return None
 
     def _status_until(
-        self, token: str, path: str, is_met: Callable[[int], bool], timeout_seconds: float
+        self,
+        secret: SecretRef,
+        token: str,
+        path: str,
+        is_met: Callable[[int], bool],
+        timeout_seconds: float,
     ) -> int:
         deadline = time.monotonic() + timeout_seconds
         while True:
             try:
-                status = self._api.status_with_token(token, path)
+                status = self._api(secret).status_with_token(token, path)
             except TemporaryError:
                 status = 0
             if is_met(status):
                 return status
             if time.monotonic() > deadline:
                 if status == 0:
+                    server = self._api(secret).server
                     raise Unreachable(
-                        f"Unable to reach the Kubernetes API at {self._api.server}: no answer. "
+                        f"Unable to reach the Kubernetes API at {server}: no answer. "
                         "Check that the servers are up."
                     )
                 return status
@@ -202,3 +209,15 @@ def _decoded(document: Mapping[str, Any], name: str) -> str:
         return base64.b64decode((document.get("data") or {}).get(name, "")).decode()
     except (binascii.Error, UnicodeDecodeError):
         return ""
+
+
+CLASS = RotationClass(
+    kind=KubernetesServiceAccountToken.kind,
+    make=lambda site: KubernetesServiceAccountToken(KubernetesClusters(site.session)),
+    has_overlap=True,
+    observed="rollouts are through and no pod holds an older token Secret",
+    proved_dead="GET of the API with the old token: 401",
+    parameters=("kubeconfig_path", "namespace", "service_account"),
+    optional=("secret", "test_path"),
+)
+"""How the registry knows it."""

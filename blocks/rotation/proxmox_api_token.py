@@ -5,9 +5,10 @@ take turns. Promises that the new token has the same entries in the access contr
 anybody uses it, and that the old one is removed only by its full name. Refuses to touch the token
 that asks. API: https://pve.proxmox.com/pve-docs/api-viewer/#/access/users/{userid}/token
 
-Parameters: `lifetime_days` (optional) lets each token expire by itself; without a current value
-also `user` (as `infraflows@pve`) and `token` (the first part of the names), and `acl` as
-`/path=Role,Role;/other=Role`.
+Parameters: `urls` (with commas), `ca_file`, `admin_path`, where `token_id` and `token_secret` of
+who may change tokens lie; `lifetime_days` (optional) lets each token expire by itself;
+without a current value also `user` (as `infraflows@pve`) and `token` (the first part of the names),
+and `acl` as `/path=Role,Role;/other=Role`.
 """
 
 from __future__ import annotations
@@ -17,16 +18,20 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from blocks.proxmox_transport import ProxmoxTransport
+from blocks.rotation.classes import RotationClass
 from blocks.rotation.secret_parameters import parameters
+from blocks.rotation.site import RotationSite
 from domain.errors import Conflict, InvalidSpec, NotFound, PolicyViolation, Unauthorized
 from domain.rotation.contract import Proof, SecretRef, Seen, Values
 
 TURNS = ("-a", "-b")
 DAY_SECONDS = 86400
+TIMEOUT_SECONDS = 20.0
 Entries = frozenset[tuple[str, str]]
 """Paths and roles."""
 
-Login = Callable[[Values], ProxmoxTransport]
+Administrator = Callable[[SecretRef], Values]
+Login = Callable[[SecretRef, Values], ProxmoxTransport]
 
 
 class ProxmoxApiToken:
@@ -35,11 +40,13 @@ class ProxmoxApiToken:
     kind = "proxmox-api-token"
     has_overlap = True
 
-    def __init__(self, administrator: Values, login: Login) -> None:
-        """Take the credential of who may change tokens, and how any holder reaches the API."""
-        self._own_id = administrator["token_id"]
-        self._http = login(administrator)
+    def __init__(self, administrator: Administrator, login: Login) -> None:
+        """Take who may change tokens, and how any holder reaches the API."""
+        self._administrator = administrator
         self._login = login
+
+    def _http(self, secret: SecretRef) -> ProxmoxTransport:
+        return self._login(secret, self._administrator(secret))
 
     def create(self, secret: SecretRef, generation: int, current: Values | None) -> Values:
         """Make the token whose turn it is; what a killed run left under that name goes first."""
@@ -47,11 +54,11 @@ class ProxmoxApiToken:
         identifier = f"{user}!{name}"
         if current is not None and current["token_id"] == identifier:
             raise Conflict(f"Unable to make the token {identifier}: it is the one that is in use.")
-        self._remove(identifier)
+        self._remove(secret, identifier)
         details: dict[str, Any] = {"comment": f"infraflows, generation {generation}", "privsep": 1}
         if days := secret.parameters.get("lifetime_days"):
             details["expire"] = int(time.time()) + int(days) * DAY_SECONDS
-        answer = self._http.post(
+        answer = self._http(secret).post(
             f"make the token {identifier}", f"access/users/{user}/token/{name}", **details
         )
         return {"token_id": identifier, "token_secret": str(answer["value"])}
@@ -59,10 +66,10 @@ class ProxmoxApiToken:
     def set(self, secret: SecretRef, new: Values, current: Values | None) -> None:
         """Give the new token the entries of the current one, and no others."""
         wanted = self._wanted(secret, current)
-        held = self._entries(new["token_id"])
-        self._change(new["token_id"], wanted - held, is_removal=False)
-        self._change(new["token_id"], held - wanted, is_removal=True)
-        if self._entries(new["token_id"]) != wanted:
+        held = self._entries(secret, new["token_id"])
+        self._change(secret, new["token_id"], wanted - held, is_removal=False)
+        self._change(secret, new["token_id"], held - wanted, is_removal=True)
+        if self._entries(secret, new["token_id"]) != wanted:
             raise Conflict(
                 f"Unable to confirm the rights of {new['token_id']}: others are read back than "
                 "were written. Look at the access control list, then run again."
@@ -70,10 +77,10 @@ class ProxmoxApiToken:
 
     def test(self, secret: SecretRef, new: Values) -> None:
         """Log in with the new token and see that it may do what its entries say."""
-        http = self._login(new)
+        http = self._login(secret, new)
         http.get("read the version of Proxmox VE", "version")
         held = http.get("read the token's privileges", "access/permissions")
-        missing = {path for path, _role in self._entries(new["token_id"])} - set(held)
+        missing = {path for path, _role in self._entries(secret, new["token_id"])} - set(held)
         if missing:
             raise Unauthorized(
                 f"Unable to use the new token {new['token_id']}: it has no rights on "
@@ -89,13 +96,13 @@ class ProxmoxApiToken:
 
     def revoke(self, secret: SecretRef, old: Values) -> None:
         """Remove the old token; its entries go with it."""
-        self._remove(old["token_id"])
+        self._remove(secret, old["token_id"])
 
     def prove_dead(self, secret: SecretRef, old: Values) -> Proof:
         """Log in with the old token and expect a refusal."""
         method = f"login as {old['token_id']}"
         try:
-            self._login(old).get("read the version of Proxmox VE", "version")
+            self._login(secret, old).get("read the version of Proxmox VE", "version")
         except Unauthorized:
             return Proof(True, method, "HTTP 401")
         return Proof(False, method, "HTTP 200")
@@ -103,7 +110,7 @@ class ProxmoxApiToken:
     def rollback(self, secret: SecretRef, new: Values, current: Values | None) -> None:
         """Remove the new token."""
         if current is None or new["token_id"] != current["token_id"]:
-            self._remove(new["token_id"])
+            self._remove(secret, new["token_id"])
 
     # --- parts -------------------------------------------------------------------------------
 
@@ -118,21 +125,23 @@ class ProxmoxApiToken:
                 return user, name.removesuffix(this) + other
         return user, name + TURNS[0]
 
-    def _remove(self, identifier: str) -> None:
-        if identifier == self._own_id:
+    def _remove(self, secret: SecretRef, identifier: str) -> None:
+        if identifier == self._administrator(secret)["token_id"]:
             raise PolicyViolation(
                 f"Unable to remove the token {identifier}: this run is logged in with it. Use "
                 "another administrator's token."
             )
         user, _, name = identifier.partition("!")
         try:
-            self._http.delete(f"remove the token {identifier}", f"access/users/{user}/token/{name}")
+            self._http(secret).delete(
+                f"remove the token {identifier}", f"access/users/{user}/token/{name}"
+            )
         except NotFound:
             return
 
     def _wanted(self, secret: SecretRef, current: Values | None) -> Entries:
         if current is not None:
-            return self._entries(current["token_id"])
+            return self._entries(secret, current["token_id"])
         (text,) = parameters(secret, "acl")
         found = set()
         for part in text.split(";"):
@@ -144,8 +153,8 @@ class ProxmoxApiToken:
             found |= {(path, role.strip()) for role in roles.split(",")}
         return frozenset(found)
 
-    def _entries(self, identifier: str) -> Entries:
-        answer = self._http.get("read the access control list", "access/acl")
+    def _entries(self, secret: SecretRef, identifier: str) -> Entries:
+        answer = self._http(secret).get("read the access control list", "access/acl")
         return frozenset(
             (str(entry["path"]), str(entry["roleid"]))
             for entry in answer
@@ -153,10 +162,41 @@ class ProxmoxApiToken:
         )
 
     def _change(
-        self, identifier: str, entries: Iterable[tuple[str, str]], *, is_removal: bool
+        self,
+        secret: SecretRef,
+        identifier: str,
+        entries: Iterable[tuple[str, str]],
+        *,
+        is_removal: bool,
     ) -> None:
         for path, role in sorted(entries):
             options: dict[str, Any] = {"path": path, "roles": role, "tokens": identifier}
             if is_removal:
                 options["delete"] = 1
-            self._http.put(f"change the rights of {identifier}", "access/acl", **options)
+            self._http(secret).put(f"change the rights of {identifier}", "access/acl", **options)
+
+
+def _login(secret: SecretRef, values: Values) -> ProxmoxTransport:
+    urls, ca_file = parameters(secret, "urls", "ca_file")
+    addresses = [url.strip() for url in urls.split(",") if url.strip()]
+    return ProxmoxTransport(addresses, ca_file, values, TIMEOUT_SECONDS)
+
+
+def _administrators(site: RotationSite) -> Administrator:
+    def read(secret: SecretRef) -> Values:
+        (path,) = parameters(secret, "admin_path")
+        return site.session.read(path)
+
+    return read
+
+
+CLASS = RotationClass(
+    kind=ProxmoxApiToken.kind,
+    make=lambda site: ProxmoxApiToken(_administrators(site), _login),
+    has_overlap=True,
+    observed="not told by Proxmox VE; by OpenBao's audit log",
+    proved_dead="login with the old token: 401",
+    parameters=("urls", "ca_file", "admin_path"),
+    optional=("lifetime_days", "user", "token", "acl"),
+)
+"""How the registry knows it."""

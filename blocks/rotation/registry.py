@@ -9,11 +9,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from blocks.rotation import (
+    argocd_repository_credential,
+    kubernetes_registry_credential,
+    kubernetes_secret,
+    kubernetes_service_account_token,
     openbao_approle,
     openbao_token,
     openbao_unseal,
     postgresql_static_role,
     postgresql_users,
+    proxmox_api_token,
     redis_acl,
 )
 from blocks.rotation.classes import RotationClass
@@ -28,6 +33,11 @@ CLASSES: tuple[RotationClass, ...] = (
     postgresql_users.CLASS,
     postgresql_static_role.CLASS,
     redis_acl.CLASS,
+    kubernetes_service_account_token.CLASS,
+    kubernetes_secret.CLASS,
+    kubernetes_registry_credential.CLASS,
+    argocd_repository_credential.CLASS,
+    proxmox_api_token.CLASS,
 )
 
 _BY_KIND = {each.kind: each for each in CLASSES}
@@ -64,9 +74,17 @@ def _problems(secret: SecretRef) -> list[str]:
         known = ", ".join(sorted(_BY_KIND))
         return [f"{secret.path}: there is no class {secret.kind!r}. Known: {known}"]
     given = secret.parameters
-    missing = [name for name in found.parameters if not given.get(name)]
-    unknown = sorted(set(given) - set(found.parameters) - set(found.optional))
     where = f"{secret.path} ({secret.kind})"
+    wanted, optional = set(found.parameters), set(found.optional)
+    if "holder" in optional and "holder" in given:
+        holder = _BY_KIND.get(given["holder"])
+        if holder is None or "holder" in holder.optional:
+            return [f"{where}: there is no holder {given['holder']!r}. Name a class that is one"]
+        # A value that is handed out by one class and accepted by another has both's parameters.
+        wanted |= set(holder.parameters)
+        optional |= set(holder.optional)
+    missing = sorted(name for name in wanted if not given.get(name))
+    unknown = sorted(set(given) - wanted - optional)
     return [f"{where}: the parameter {name} is missing. Add it" for name in missing] + [
         f"{where}: there is no parameter {name}. Remove it or correct its name" for name in unknown
     ]

@@ -189,7 +189,7 @@ def test_a_token_rotates_under_load_and_the_old_one_is_refused(
     deploy(api, deployment(namespace, "by-volume", "robot-token", "volume"))
     server = read_kubeconfig(control_plane.kubeconfig)
     holders: dict[str, Transport] = {}
-    adapter = KubernetesServiceAccountToken(api)
+    adapter = KubernetesServiceAccountToken(lambda _secret: api)
 
     def ask() -> str | None:
         name, content = pods.any()
@@ -217,7 +217,9 @@ def test_a_token_survives_a_kill_at_every_edge(
 ) -> None:
     old = first_token(api, namespace)
     deploy(api, deployment(namespace, "app", "robot-token", "volume", replicas=1))
-    rotation = bench.rotation(KubernetesServiceAccountToken(api), token_secret(namespace), old)
+    rotation = bench.rotation(
+        KubernetesServiceAccountToken(lambda _secret: api), token_secret(namespace), old
+    )
 
     def is_served() -> str | None:
         for pod in api.list("v1", "Pod", namespace):
@@ -241,7 +243,7 @@ def test_a_token_goes_back_when_the_rotation_is_given_up(
 ) -> None:
     old = first_token(api, namespace)
     deploy(api, deployment(namespace, "app", "robot-token", "env"))
-    adapter, secret = KubernetesServiceAccountToken(api), token_secret(namespace)
+    adapter, secret = KubernetesServiceAccountToken(lambda _secret: api), token_secret(namespace)
     new = adapter.create(secret, 1, old)
     adapter.distribute(secret, new)
 
@@ -263,7 +265,7 @@ def test_a_secret_of_another_account_is_not_deleted(api: KubernetesApi, namespac
     values = {"token": "x", "secret_name": "precious"}
 
     with pytest.raises(PolicyViolation, match="no token of the ServiceAccount robot"):
-        KubernetesServiceAccountToken(api).revoke(token_secret(namespace), values)
+        KubernetesServiceAccountToken(lambda _secret: api).revoke(token_secret(namespace), values)
     assert api.get(key_of(manifest))
 
 
@@ -271,7 +273,7 @@ def test_missing_parameters_are_all_named(api: KubernetesApi) -> None:
     secret = SecretRef("a/b", KubernetesServiceAccountToken.kind, "test", {})
 
     with pytest.raises(InvalidSpec, match="2 problems found") as caught:
-        KubernetesServiceAccountToken(api).create(secret, 1, None)
+        KubernetesServiceAccountToken(lambda _secret: api).create(secret, 1, None)
     assert "service_account" in str(caught.value)
 
 
@@ -303,7 +305,7 @@ def test_a_secret_rotates_under_load_and_never_in_parts(
     for way in ("env", "envFrom", "volume", "projected"):
         deploy(api, deployment(namespace, f"by-{way.lower()}", "session", way, replicas=1))
     deploy(api, deployment(namespace, "stranger", "other", "volume", replicas=0))
-    rotation = bench.rotation(KubernetesSecret(api), secret, old)
+    rotation = bench.rotation(KubernetesSecret(lambda _secret: api), secret, old)
 
     def ask() -> str | None:
         _name, content = pods.any()
@@ -330,7 +332,9 @@ def test_a_secret_survives_a_kill_at_every_edge(
     api: KubernetesApi, namespace: str, bench: Any
 ) -> None:
     old = {"token": "old-token-0123456789"}
-    rotation = bench.rotation(KubernetesSecret(api), opaque(api, namespace, old), old)
+    rotation = bench.rotation(
+        KubernetesSecret(lambda _secret: api), opaque(api, namespace, old), old
+    )
     deploy(api, deployment(namespace, "app", "session", "env", replicas=1))
 
     def is_served() -> str | None:
@@ -346,7 +350,7 @@ def test_a_secret_survives_a_kill_at_every_edge(
 
 def test_a_pod_that_stands_alone_holds_the_rotation_up(api: KubernetesApi, namespace: str) -> None:
     old, new = {"token": "old-token-0123456789"}, {"token": "new-token-0123456789"}
-    secret, adapter = opaque(api, namespace, old), KubernetesSecret(api)
+    secret, adapter = opaque(api, namespace, old), KubernetesSecret(lambda _secret: api)
     template = deployment(namespace, "x", "session", "env")["spec"]["template"]
     lonely = {
         "apiVersion": "v1",
@@ -369,7 +373,7 @@ def test_an_old_value_that_is_still_somewhere_is_not_dead(
     api: KubernetesApi, namespace: str
 ) -> None:
     old, new = {"token": "old-token-0123456789"}, {"token": "new-token-0123456789"}
-    secret, adapter = opaque(api, namespace, old), KubernetesSecret(api)
+    secret, adapter = opaque(api, namespace, old), KubernetesSecret(lambda _secret: api)
     assert not adapter.prove_dead(secret, old).is_dead
     adapter.distribute(secret, new)
     api.apply(
@@ -390,7 +394,7 @@ def test_an_old_value_that_is_still_somewhere_is_not_dead(
 def test_a_secret_that_an_operator_writes_is_left_to_it(api: KubernetesApi, namespace: str) -> None:
     define_external_secret(api)
     old, new = {"token": "old-token-0123456789"}, {"token": "new-token-0123456789"}
-    secret, adapter = opaque(api, namespace, old), KubernetesSecret(api)
+    secret, adapter = opaque(api, namespace, old), KubernetesSecret(lambda _secret: api)
     external = {
         "apiVersion": "external-secrets.io/v1",
         "kind": "ExternalSecret",
@@ -454,7 +458,7 @@ def define_external_secret(api: KubernetesApi) -> None:
 
 
 def test_a_pull_secret_is_written_as_kubelets_read_it(api: KubernetesApi, namespace: str) -> None:
-    adapter = KubernetesRegistryCredential(api)
+    adapter = KubernetesRegistryCredential(lambda _secret: api)
     secret = SecretRef(
         "registry/pull",
         adapter.kind,

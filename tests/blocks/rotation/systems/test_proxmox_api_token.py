@@ -38,10 +38,13 @@ class Site:
     ca_file: str
 
     def login(self, values: Values) -> ProxmoxTransport:
+        return self.enter(SECRET, values)
+
+    def enter(self, _secret: SecretRef, values: Values) -> ProxmoxTransport:
         return ProxmoxTransport([self.url], self.ca_file, values, 20)
 
     def adapter(self) -> ProxmoxApiToken:
-        return ProxmoxApiToken(ADMINISTRATOR, self.login)
+        return ProxmoxApiToken(lambda _secret: ADMINISTRATOR, self.enter)
 
     def status(self, client: httpx.Client, values: Values) -> int:
         held = f"PVEAPIToken={values['token_id']}={values['token_secret']}"
