@@ -315,12 +315,8 @@ def _adopted(
     adopted = replace(state, run_id=run_id, updated_at=stamp(now), revision=state.revision + 1)
     if not request.is_leak:
         adopted = replace(adopted, request_id=request.request_id)
-    elif limits.may_revoke_first and not state.is_rolling_back and not state.is_past_revoke:
-        # A leak does not wait for consumers; `distribute` is repeated after `revoke`.
-        has_old = state.old_generation is not None
-        is_tested = state.step in (Step.DISTRIBUTE, Step.OBSERVE)
-        due = Step.REVOKE if has_old and is_tested else state.step
-        adopted = replace(adopted, order=Order.REVOKE_FIRST, step=due)
+    elif limits.may_revoke_first:
+        adopted = _hastened(adopted, request)
     if not adopted.is_halted:
         return adopted
     # What was given up is not only looked at again: its act is repeated as well.
@@ -331,6 +327,29 @@ def _adopted(
     }
     due = repeated.get(adopted.step, adopted.step)
     return replace(adopted, step=due, is_halted=False, attempts={})
+
+
+def _hastened(state: RotationState, request: Request) -> RotationState:
+    """A leak does not wait for consumers, be it on the way to the new value or back to the old.
+
+    Where the new value has passed its test the old one is revoked at once, and `distribute` is
+    repeated after. Where the old one is dead and another leak comes, nobody is waited for.
+    """
+    if state.is_past_revoke:
+        is_waiting = state.order is Order.REVOKE_FIRST and state.step is Step.OBSERVE
+        is_another = state.request_id != request.request_id
+        return replace(state, step=Step.CLEAN) if is_waiting and is_another else state
+    tested = (Step.DISTRIBUTE, Step.OBSERVE, Step.RESTORE, Step.OBSERVE_RESTORED)
+    if state.step in tested and state.old_generation is not None:
+        return replace(
+            state,
+            order=Order.REVOKE_FIRST,
+            step=Step.REVOKE,
+            is_rolling_back=False,
+            is_replacing=False,
+            attempts={},
+        )
+    return state if state.is_rolling_back else replace(state, order=Order.REVOKE_FIRST)
 
 
 @dataclass(frozen=True)

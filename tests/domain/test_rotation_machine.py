@@ -501,6 +501,30 @@ def test_a_leak_does_not_wait_for_the_consumers_of_a_partial_rotation() -> None:
     assert world.acts[acts : acts + 2] == [Step.REVOKE, Step.PROVE_DEAD]
 
 
+def test_a_leak_does_not_wait_for_consumers_that_never_come_back() -> None:
+    world = world_with(2, lambda point: "unknown" if point == "observe: consumer-1" else "ok")
+    state = world.run(Request("monday", world.now), "one", REVOKE_FIRST)
+    assert (state.step, state.is_halted) == (Step.OBSERVE_RESTORED, True)
+    acts, leak = len(world.acts), Request("leak", world.now, is_leak=True)
+    state = world.run(leak, "two", REVOKE_FIRST)
+    assert world.acts[acts : acts + 3] == [Step.REVOKE, Step.PROVE_DEAD, Step.DISTRIBUTE]
+    assert (state.step, state.is_halted) == (Step.OBSERVE, True)
+    assert "first" not in world.accepted
+    assert verdict(state).old_value is OldValue.DEAD
+
+
+def test_another_leak_is_not_held_up_by_what_the_first_is_waiting_for() -> None:
+    world = world_with(2, lambda point: "unknown" if point == "observe: consumer-1" else "ok")
+    state = world.run(Request("leak", world.now, is_leak=True), "one", REVOKE_FIRST)
+    assert (state.step, state.is_halted, state.generation) == (Step.OBSERVE, True, 1)
+    again = Request("another leak", world.now + timedelta(hours=1), is_leak=True)
+    world.now = again.asked_at
+    assert world.run(again, "two", REVOKE_FIRST).step is Step.DONE
+    state = world.run(again, "three", REVOKE_FIRST)
+    assert (state.step, state.generation) == (Step.OBSERVE, 2)
+    assert not any(value.endswith("-of-1") for value in world.accepted)
+
+
 def test_a_secret_without_a_value_gets_one_and_nothing_is_revoked() -> None:
     world = World(path=None, accepted=set())
     state = world.run(Request("r", world.now), "one", LIMITS)
