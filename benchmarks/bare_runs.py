@@ -24,6 +24,7 @@ from typing import Any
 
 import yaml
 
+from benchmarks.workspaces import bare_state
 from blocks.ansible_run import PlaybookRun, configuration
 from blocks.artifact_mirror import ArtifactMirror
 from blocks.openbao import OpenBaoServer, OpenBaoSession
@@ -145,7 +146,7 @@ def run_bare(layout: Layout, data: Mapping[str, Any]) -> dict[str, float]:
             "PROXMOX_VE_API_TOKEN": f"{credential['token_id']}={credential['token_secret']}",
         }
         session = _prepared(spec, site, bao, api, handed, state_credential)
-        directory = _copied(site.workspace.directory(_state(spec)), scratch / "tofu")
+        directory = _copied(site.workspace.directory(bare_state(spec.name)), scratch / "tofu")
         watch = Stopwatch(
             directory,
             {
@@ -165,10 +166,6 @@ def run_bare(layout: Layout, data: Mapping[str, Any]) -> dict[str, float]:
         return watch.seconds
 
 
-def _state(spec: ClusterSpec) -> str:
-    return f"bare-{spec.name}"
-
-
 def _prepared(
     spec: ClusterSpec,
     site: BareSite,
@@ -179,7 +176,7 @@ def _prepared(
 ) -> TofuSession:
     """Have the product write the module, its variables and the backend, for a state of our own."""
     return site.workspace.session(
-        _state(spec),
+        bare_state(spec.name),
         MODULE,
         variables(
             ENVIRONMENT,

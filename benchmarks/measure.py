@@ -18,7 +18,8 @@ from benchmarks.flow_runs import bootstrap, decommission, start_samples, unchang
 from benchmarks.machine import this_machine
 from benchmarks.memory import MemorySampler
 from benchmarks.results import FlowTimes, Memory, Results, Round, Size
-from benchmarks.sizes import SIZES, spec
+from benchmarks.sizes import ABSENT, SIZES, WARM_UP, spec
+from benchmarks.workspaces import forget_workspaces
 from lab.driver import Driver
 from lab.layout import Layout
 
@@ -55,8 +56,8 @@ class Measurement:
         """Read image and programs once, so that the first size is measured like the others."""
         self._driver.set_up()
         with _told(self._say, "warm-up with the bare tools"):
-            run_bare(self._layout, spec(min(SIZES), "warmup"))
-        absent = spec(min(SIZES), "absent")
+            run_bare(self._layout, spec(min(SIZES), WARM_UP))
+        absent = spec(min(SIZES), ABSENT)
         start_samples(self._driver, absent, 1)
         with _told(self._say, f"{START_SAMPLES} starts of a flow"):
             return start_samples(self._driver, absent, START_SAMPLES)
@@ -79,6 +80,7 @@ class Measurement:
     def _round(self, nodes: int, *, is_flow_first: bool) -> tuple[Round, Memory]:
         data = spec(nodes)
         bare: dict[str, float] = {}
+        forget_workspaces()
         if not is_flow_first:
             bare = self._bare(data)
         with MemorySampler(self._layout) as sampler:

@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
+from benchmarks.workspaces import forget_workspaces
 from lab import lifecycle
 from lab.layout import DEFAULT_HOME, Layout
 from lab.services.catalogue import SERVICES
@@ -115,6 +116,7 @@ def own_lab(say: Say, *, is_kept: bool = False, logs: Path | None = None) -> Ite
 
 def _purge(place: Layout) -> None:
     lifecycle.down(place, _quiet, purge=True)
+    forget_workspaces()
 
 
 def _keep_logs(place: Layout, target: Path) -> None:

@@ -9,12 +9,19 @@ from lab.layout import ENVIRONMENT, GATEWAY, NETWORK, NODE_ADDRESSES, ZONE
 SIZES: dict[int, tuple[int, int]] = {1: (1, 0), 3: (3, 0), 5: (3, 2), 10: (3, 7)}
 """Servers and workers by number of nodes."""
 KUBERNETES_VERSION = "v1.36.3+rke2r1"
+WARM_UP = "bench-warm-up"
+ABSENT = "bench-absent"
+
+
+def cluster_name(nodes: int) -> str:
+    """Return the name of the cluster of a size."""
+    return f"bench-{nodes}"
 
 
 def spec(nodes: int, name: str = "") -> dict[str, Any]:
     """Return the spec of a cluster of one of the sizes; all differ in name and numbers only."""
     servers, workers = SIZES[nodes]
-    cluster = name or f"nodes{nodes}"
+    cluster = name or cluster_name(nodes)
     return {
         "name": cluster,
         "environment": ENVIRONMENT,
