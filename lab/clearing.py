@@ -45,8 +45,8 @@ def _end_tasks(api: ProxmoxAdmin, vm_ids: set[int]) -> None:
             _wait(api, task["upid"])
 
 
-def clear_cluster(layout: Layout, cluster: str, vm_ids: set[int]) -> None:
-    """Remove what exists under the cluster's name and at its machines' numbers."""
+def clear_machines(layout: Layout, cluster: str, vm_ids: set[int]) -> None:
+    """Remove the machines and disks of the cluster's name and numbers, locked ones too."""
     api = ProxmoxAdmin(layout)
     _end_tasks(api, vm_ids)
     found = look(layout)
@@ -66,6 +66,12 @@ def clear_cluster(layout: Layout, cluster: str, vm_ids: set[int]) -> None:
         if name.startswith(marks):
             path = f"/nodes/pve1/storage/{storage}/content/{quote(volume, safe='')}"
             _wait(api, api.call("DELETE", path))
+
+
+def clear_cluster(layout: Layout, cluster: str, vm_ids: set[int]) -> None:
+    """Remove what exists under the cluster's name and at its machines' numbers."""
+    clear_machines(layout, cluster, vm_ids)
+    api, found = ProxmoxAdmin(layout), look(layout)
     if cluster in found.pools:
         api.call("DELETE", f"/pools/{cluster}")
     bao = root_client(layout)

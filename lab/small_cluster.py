@@ -14,7 +14,7 @@ from typing import Any
 
 from domain.machines import machines
 from domain.specs import parse_spec
-from lab.clearing import clear_cluster
+from lab.clearing import clear_cluster, clear_machines
 from lab.driver import Driver, DriverFailed, RunView, small_spec
 
 BOOTSTRAP = "bootstrap-cluster/lab"
@@ -48,6 +48,10 @@ class SmallCluster:
     def clear(self) -> None:
         """Take the cluster out of the lab by force."""
         clear_cluster(self.driver.layout, self.name, set(self.wanted))
+
+    def clear_machines(self) -> None:
+        """Remove its machines by force, as an administrator does on the hypervisor."""
+        clear_machines(self.driver.layout, self.name, set(self.wanted))
 
     def start(self, deployment: str = BOOTSTRAP) -> str:
         return self.driver.start(deployment, self.spec)

@@ -90,24 +90,13 @@ def test_a_worker_killed_in_any_phase_leaves_what_the_next_run_finishes(
     cluster.require_whole(cluster.build())
 
 
-@pytest.mark.parametrize("phase", ["apply", "configure"])
-def test_a_lost_worker_machine_leaves_what_the_next_run_finishes(
-    driver: Driver, make_cluster: MakeCluster, phase: str
-) -> None:
-    """Everything dies at once: the state's lock stays, and nothing is put away in good order."""
-    cluster = make_cluster(f"lost-{phase}")
-    _kill_in(cluster, phase, is_machine_lost=True)
-    assert driver.leftover_children() == {}
-    driver.start_worker()
-    driver.free_lock(cluster.name)
-    cluster.require_whole(cluster.build())
-
-
-def test_the_lock_of_a_killed_run_is_free_after_its_lease_without_help(
+def test_a_lost_worker_machine_is_got_over_without_help_once_its_lease_ended(
     driver: Driver, make_cluster: MakeCluster
 ) -> None:
-    cluster = make_cluster("leased")
-    _kill_in(cluster, "plan")
+    """Everything dies at once: the locks of the run and of its state stay, nothing is put away."""
+    cluster = make_cluster("lost")
+    _kill_in(cluster, "apply", is_machine_lost=True)
+    assert driver.leftover_children() == {}
     driver.start_worker()
     cluster.require_whole(cluster.build())
 
