@@ -35,34 +35,47 @@ generations.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
-from enum import StrEnum
+from typing import Any
 
-from domain.rotation.contract import Seen
+from domain.rotation.judgement import Observation, judge, own_credential_refusal
 from domain.rotation.state import (
     ROLLBACK_STEPS,
     STEPS,
     Order,
+    Outcome,
     RotationState,
     Step,
     cut,
     stamp,
 )
 
+__all__ = [
+    "Act",
+    "Limits",
+    "Observation",
+    "Outcome",
+    "Request",
+    "after",
+    "begin",
+    "is_satisfied",
+    "judge",
+    "next_act",
+    "own_credential_refusal",
+]
+
 LONGEST_WAIT_SECONDS = 60.0
 OBSERVING = frozenset({Step.OBSERVE, Step.OBSERVE_RESTORED})
-
-
-class Outcome(StrEnum):
-    """How an act ended."""
-
-    OK = "ok"
-    TEMPORARY = "temporary failure"
-    PERMANENT = "permanent failure"
-    NOT_YET = "not yet"
-    """`observe`: someone is not seen on the new value. `prove dead`: the old one is accepted."""
+_TIME_OF: Mapping[Step, str] = {
+    Step.CREATE: "created_at",
+    Step.DISTRIBUTE: "observe_since",
+    Step.RESTORE: "observe_since",
+    Step.REVOKE: "revoked_at",
+    Step.PROVE_DEAD: "proved_at",
+}
+"""The time that a step's success sets."""
 
 
 @dataclass(frozen=True)
@@ -139,8 +152,8 @@ def after(
     return _failed_before_revoke(state, outcome, limits, now)
 
 
-def _without(state: RotationState, *steps: Step) -> dict[Step, int]:
-    return {step: count for step, count in state.attempts.items() if step not in steps}
+def _without(state: RotationState, done: Step) -> dict[Step, int]:
+    return {step: count for step, count in state.attempts.items() if step is not done}
 
 
 def _once_more(state: RotationState) -> RotationState:
@@ -151,15 +164,8 @@ def _once_more(state: RotationState) -> RotationState:
 def _advanced(state: RotationState, now: datetime) -> RotationState:
     """The step succeeded: the next one of the way that the state is on."""
     done, time = state.step, stamp(now)
-    state = replace(state, attempts=_without(state, done))
-    if done is Step.CREATE:
-        state = replace(state, created_at=time)
-    elif done in (Step.DISTRIBUTE, Step.RESTORE):
-        state = replace(state, observe_since=time)
-    elif done is Step.REVOKE:
-        state = replace(state, revoked_at=time)
-    elif done is Step.PROVE_DEAD:
-        state = replace(state, proved_at=time)
+    times: dict[str, Any] = {_TIME_OF[done]: time} if done in _TIME_OF else {}
+    state = replace(state, attempts=_without(state, done), **times)
     if state.is_rolling_back:
         return _further_back(state, time)
     order = STEPS[state.order]
@@ -350,52 +356,3 @@ def _hastened(state: RotationState, request: Request) -> RotationState:
             attempts={},
         )
     return state if state.is_rolling_back else replace(state, order=Order.REVOKE_FIRST)
-
-
-@dataclass(frozen=True)
-class Observation:
-    """What a look at the consumers amounts to."""
-
-    outcome: Outcome
-    text: str
-
-
-def judge(seen: Sequence[Seen], expected: Collection[str] = ()) -> Observation:
-    """Decide about one look. Unknown is not success, and neither is an expected one not seen."""
-    moved = {each.consumer for each in seen if each.is_on_new}
-    waiting = {each.consumer for each in seen if each.is_on_new is False}
-    unknown = {each.consumer for each in seen if each.is_on_new is None}
-    unknown |= set(expected) - moved - waiting
-    moved -= waiting | unknown
-    if not waiting and not unknown:
-        noun = "consumer works" if len(moved) == 1 else "consumers work"
-        return Observation(Outcome.OK, f"{len(moved)} {noun} with the new value")
-    parts = []
-    if waiting:
-        parts.append(f"not on the new value: {', '.join(sorted(waiting))}")
-    if unknown:
-        parts.append(f"unknown: {', '.join(sorted(unknown))}")
-    return Observation(Outcome.NOT_YET, "; ".join(parts))
-
-
-def own_credential_refusal(
-    path: str, own_accessors: Collection[str], secret_accessors: Collection[str]
-) -> str | None:
-    """Return why the secret may not be rotated by this very run, or None when it may.
-
-    `own_accessors`: of the token and of the secret-id that the run logged in with.
-    `secret_accessors`: of what would be revoked; empty for classes outside OpenBao.
-    """
-    own = {accessor for accessor in own_accessors if accessor}
-    if secret_accessors and not own:
-        return (
-            f"Unable to rotate {path}: the accessor of this run's own credential is not known, so "
-            "it could be the one. Allow the worker `auth/token/lookup-self`, and name its "
-            "secret-id's accessor"
-        )
-    if own & set(secret_accessors):
-        return (
-            f"Unable to rotate {path}: this run is authenticated with it. "
-            "Rotate it from a worker that has a credential of its own"
-        )
-    return None

@@ -44,6 +44,16 @@ class Step(StrEnum):
 FINAL = frozenset({Step.DONE, Step.ROLLED_BACK})
 
 
+class Outcome(StrEnum):
+    """How an act ended."""
+
+    OK = "ok"
+    TEMPORARY = "temporary failure"
+    PERMANENT = "permanent failure"
+    NOT_YET = "not yet"
+    """`observe`: someone is not seen on the new value. `prove dead`: the old one is accepted."""
+
+
 class Order(StrEnum):
     """Which of the two promises comes first."""
 
