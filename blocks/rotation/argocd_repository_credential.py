@@ -11,6 +11,8 @@ Parameters: `kubeconfig_path`, `namespace` (Argo CD's), `name`, `url` of the rep
 
 from __future__ import annotations
 
+import ssl
+
 import httpx
 
 from blocks.rotation.classes import RotationClass
@@ -72,7 +74,7 @@ def _references_status(secret: SecretRef, values: Values) -> int:
             f"{url.rstrip('/')}/info/refs",
             params={"service": "git-upload-pack"},
             auth=(values["username"], values["password"]),
-            verify=secret.parameters.get("ca_file") or True,
+            verify=ssl.create_default_context(cafile=secret.parameters.get("ca_file")),
             timeout=TIMEOUT_SECONDS,
             trust_env=False,
         )

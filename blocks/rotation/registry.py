@@ -10,12 +10,14 @@ from collections.abc import Iterable
 
 from blocks.rotation import (
     argocd_repository_credential,
+    http_basic_user,
     kubernetes_registry_credential,
     kubernetes_secret,
     kubernetes_service_account_token,
     openbao_approle,
     openbao_token,
     openbao_unseal,
+    pki_certificate,
     postgresql_static_role,
     postgresql_users,
     proxmox_api_token,
@@ -38,6 +40,8 @@ CLASSES: tuple[RotationClass, ...] = (
     kubernetes_registry_credential.CLASS,
     argocd_repository_credential.CLASS,
     proxmox_api_token.CLASS,
+    pki_certificate.CLASS,
+    http_basic_user.CLASS,
 )
 
 _BY_KIND = {each.kind: each for each in CLASSES}

@@ -10,11 +10,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from blocks.openbao import OpenBaoServer, OpenBaoSession
 from domain.rotation.contract import Adapter, Proof, SecretRef, Seen, Values
+from lab.bare_services import BareOpenBao, bare_openbao
 
 STEPS = ("create", "set", "test", "distribute", "observe", "revoke", "prove_dead")
 EDGES = [(step, when) for step in STEPS for when in ("before", "after")]
@@ -210,3 +213,42 @@ def report(record_property: Callable[[str, object], None]) -> Callable[[str, Loa
         assert counted.requests > 20
 
     return write
+
+
+@pytest.fixture(scope="session")
+def bao(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BareOpenBao]:
+    """A real OpenBao with a PKI and an SSH engine."""
+    with bare_openbao(tmp_path_factory.mktemp("openbao")) as server:
+        client = server.client()
+        client.sys.enable_auth_method("approle")
+        for engine in ("pki", "ssh", "transit"):
+            client.sys.enable_secrets_engine(engine)
+        client.sys.enable_secrets_engine("kv", "kv", options={"version": "2"})
+        client.sys.tune_mount_configuration("pki", max_lease_ttl="87600h")
+        write = client.write_data
+        write("pki/root/generate/internal", data={"common_name": "test CA", "ttl": "8760h"})
+        pki_role = {"allow_any_name": True, "max_ttl": "24h", "key_type": "ec", "key_bits": 256}
+        write("pki/roles/web", data=pki_role)
+        client.sys.create_or_update_policy(
+            "all", 'path "*" { capabilities = ["create","read","update","delete","list","sudo"] }'
+        )
+        write("auth/approle/role/worker", data={"token_policies": "all"})
+        yield server
+
+
+@pytest.fixture
+def bao_session(bao: BareOpenBao, tmp_path: Path) -> Iterator[OpenBaoSession]:
+    """A login of the worker."""
+    client = bao.client()
+    role_id = client.read("auth/approle/role/worker/role-id")["data"]["role_id"]
+    secret_id = client.write_data("auth/approle/role/worker/secret-id")["data"]["secret_id"]
+    for name, value in (("role_id", role_id), ("secret_id", secret_id)):
+        (tmp_path / name).write_text(value)
+    server = OpenBaoServer(
+        address=bao.address,
+        ca_file=bao.ca_file,
+        role_id_file=str(tmp_path / "role_id"),
+        secret_id_file=str(tmp_path / "secret_id"),
+    )
+    with server.session() as session:
+        yield session
