@@ -193,7 +193,7 @@ def runs(site: SiteOption = None, limit: int = 20) -> None:
             {
                 "id": str(item.id),
                 "state": item.state.name if item.state else "",
-                "seconds": f"{item.total_run_time.total_seconds():.0f}",
+                "seconds": f"{item.estimated_run_time.total_seconds():.0f}",
                 "name": item.name,
             }
             for item in found

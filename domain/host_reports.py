@@ -168,7 +168,6 @@ def table_rows(reports: Sequence[HostReport], expected: int = 0) -> list[dict[st
             "progress": f"{report.percent(expected):.0f} %",
             "ok": str(report.ok),
             "changed": str(report.changed),
-            "skipped": str(report.skipped),
             "failed": str(report.failed),
             "seconds": f"{report.seconds:.1f}",
             "task": _told(report),
@@ -178,10 +177,10 @@ def table_rows(reports: Sequence[HostReport], expected: int = 0) -> list[dict[st
 
 
 def _told(report: HostReport) -> str:
-    """Say where a host is, what it failed at in its own words, or what was changed on it."""
+    """Say where a host is, or what it failed at, in its own words."""
     if report.failed_task:
         return f"{report.failed_task}: {report.message}".removesuffix(": ")
-    return report.current_task or "; ".join(report.changed_tasks)
+    return report.current_task
 
 
 def failure_text(reports: Sequence[HostReport]) -> str:

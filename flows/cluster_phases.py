@@ -9,7 +9,7 @@ from prefect.artifacts import create_table_artifact
 from prefect.futures import PrefectFuture
 from prefect.logging import get_run_logger
 
-from domain.cluster_checks import check_rows
+from domain.cluster_checks import CheckResult, NodeFact, Outcome, check_rows
 from domain.errors import PermanentError
 from domain.findings import Level, errors, sentence
 from domain.host_reports import MARKS
@@ -42,6 +42,7 @@ from tasks.terraform.tasks import adopt_or_clear, apply, ensure_pool, plan
 from tasks.vault.facts import gather_openbao_facts
 from tasks.vault.secrets import ensure_cluster_secrets
 
+LOOKS = 3
 LEVEL_MARKS = {Level.OK: "✔ ok", Level.WARNING: "! warning", Level.ERROR: "✘ error"}
 
 
@@ -247,9 +248,8 @@ def verify_the_cluster(run: ClusterRun, made: Configured) -> None:
         PermanentError: with every check that failed or could not be made.
     """
     with run.phase("verify") as phase:
-        environment, spec = run.environment, run.spec
-        seen = probe(environment, made.inventory, made.guests.host_keys)
-        results, nodes = verify_cluster(environment, spec, seen)
+        spec = run.spec
+        results, nodes = _look_until_known(run, made)
         run.checks = check_rows(results)
         by_name = {node.name: node for node in nodes}
         run.machines = [
@@ -274,6 +274,20 @@ def verify_the_cluster(run: ClusterRun, made: Configured) -> None:
                 f"{lines}\nMend the cause, then run again."
             )
         phase.summary = f"{len(results)} checks passed"
+
+
+def _look_until_known(
+    run: ClusterRun, made: Configured
+) -> tuple[list[CheckResult], tuple[NodeFact, ...]]:
+    """Look at the cluster; what could not be read, as on a busy server, is looked at again."""
+    for looks_left in reversed(range(LOOKS)):
+        seen = probe(run.environment, made.inventory, made.guests.host_keys)
+        results, nodes = verify_cluster(run.environment, run.spec, seen)
+        unknown = [result.name for result in results if result.outcome is Outcome.UNKNOWN]
+        if not unknown or not looks_left:
+            break
+        get_run_logger().warning("Looking again, not known yet: %s.", ", ".join(unknown))
+    return results, nodes
 
 
 def _node_state(node: Any) -> str:

@@ -49,6 +49,7 @@ class Outcome:
 def up(layout: Layout, services: Sequence[Service], report: Report) -> Outcome:
     """Bring the services to health. `report` is told (name, seconds, what happened)."""
     began = time.monotonic()
+    _refuse_from_inside(layout, "start")
     preflight.check(layout, services)
     with supervisor.exclusive(layout.lock_file):
         _prepare(layout, report)
@@ -119,15 +120,20 @@ def _note(
     return True
 
 
+def _refuse_from_inside(layout: Layout, act: str) -> None:
+    """Inside, the UI's port would be opened where no browser is, and `down` would end itself."""
+    if processes.ancestors() & set(network.processes_inside(layout.instance)):
+        raise LabFailed(
+            f"Unable to {act} lab {layout.instance!r}: this command, or a program that called it, "
+            "runs inside the lab's network. Run it from outside (not through `exec`)."
+        )
+
+
 def down(layout: Layout, report: Report, *, purge: bool) -> Outcome:
     """Stop everything and prove that nothing is left. With `purge` the home goes as well."""
     began = time.monotonic()
     outcome = Outcome()
-    if processes.ancestors() & set(network.processes_inside(layout.instance)):
-        raise LabFailed(
-            f"Unable to stop lab {layout.instance!r}: this command, or a program that called it, "
-            "runs inside the lab's network. Run it from outside (not through `exec`)."
-        )
+    _refuse_from_inside(layout, "stop")
     other = preflight.home_in_use(layout)
     if other is not None and other != layout.home:
         raise LabFailed(

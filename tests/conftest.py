@@ -1,9 +1,9 @@
 """Fixtures for every test that needs the lab.
 
 `lab` brings the lab of the environment up (once per session) and takes it away at the end, unless
-INFRAFLOWS_LAB_KEEP=1. `inside_lab` moves the test itself into the lab's network, where its
-addresses exist. A machine that cannot run the lab fails these tests in the lab's own words; it does
-not skip them.
+it was up before or INFRAFLOWS_LAB_KEEP=1: then it is left as it is. `inside_lab` moves the test
+itself into the lab's network, where its addresses exist. A machine that cannot run the lab fails
+these tests in the lab's own words; it does not skip them.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import pytest
 from hypothesis import settings
 
 from lab.layout import Layout
+from lab.network import network_exists
 from lab.services.namespace import inside
 
 # A busy machine is slow; no test may fail for that.
@@ -32,29 +33,28 @@ def lab_command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "lab.cli", *arguments]
 
 
-@pytest.fixture(scope="session")
-def lab() -> Iterator[Layout]:
-    """The lab of the environment, up and healthy."""
+def run_lab(timeout_seconds: float, *arguments: str) -> None:
     done = subprocess.run(
-        lab_command("up"),
+        lab_command(*arguments),
         capture_output=True,
         text=True,
-        timeout=UP_TIMEOUT_SECONDS,
+        timeout=timeout_seconds,
         check=False,
     )
     if done.returncode != 0:
         pytest.fail(f"{done.stdout}\n{done.stderr}", pytrace=False)
-    yield Layout.from_environment()
-    if os.environ.get("INFRAFLOWS_LAB_KEEP") != "1":
-        gone = subprocess.run(
-            lab_command("down", "--purge"),
-            capture_output=True,
-            text=True,
-            timeout=DOWN_TIMEOUT_SECONDS,
-            check=False,
-        )
-        if gone.returncode != 0:
-            pytest.fail(f"{gone.stdout}\n{gone.stderr}", pytrace=False)
+
+
+@pytest.fixture(scope="session")
+def lab() -> Iterator[Layout]:
+    """The lab of the environment, up and healthy."""
+    layout = Layout.from_environment()
+    was_up = network_exists(layout.instance)
+    if not was_up:
+        run_lab(UP_TIMEOUT_SECONDS, "up")
+    yield layout
+    if not was_up and os.environ.get("INFRAFLOWS_LAB_KEEP") != "1":
+        run_lab(DOWN_TIMEOUT_SECONDS, "down", "--purge")
 
 
 @pytest.fixture

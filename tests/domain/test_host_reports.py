@@ -58,11 +58,11 @@ def test_a_row_names_the_task_that_failed() -> None:
     assert (row["state"], row["task"], row["failed"]) == ("✘ failed", "rke2: Start", "1")
 
 
-def test_a_row_tells_the_hosts_words_or_what_was_changed_on_it() -> None:
+def test_a_row_tells_where_a_host_failed_in_its_words_and_where_it_is() -> None:
     failed = HostEvent("a", "Start", TaskStatus.FAILED, role="rke2", message="port 6443 is taken")
-    changed = HostEvent("b", "Write files", TaskStatus.CHANGED, role="base")
-    rows = table_rows(final_reports(["a", "b"], [failed, changed], True), EXPECTED_TASKS)
-    assert [row["task"] for row in rows] == [
-        "rke2: Start: port 6443 is taken",
-        "base: Write files",
+    works = HostEvent("b", "Write files", TaskStatus.STARTED, role="base")
+    rows = table_rows(running_reports(["a", "b"], [failed, works]), EXPECTED_TASKS)
+    assert [(row["state"], row["task"]) for row in rows] == [
+        ("✘ failed", "rke2: Start: port 6443 is taken"),
+        ("▶ running", "base: Write files"),
     ]

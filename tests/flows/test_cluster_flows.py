@@ -128,6 +128,19 @@ def test_a_check_that_does_not_pass_fails_the_run(site: Any, spec: ClusterSpec) 
     assert ("bootstrap", "changed") not in site.steps
 
 
+def test_what_a_busy_server_did_not_tell_is_asked_again(site: Any, spec: ClusterSpec) -> None:
+    site.looks_in_vain = 2
+    bootstrap_cluster(spec)
+    assert site.acts.count("verify_cluster") == 3
+
+
+def test_what_stays_unknown_fails_the_run(site: Any, spec: ClusterSpec) -> None:
+    site.looks_in_vain = 100
+    with pytest.raises(PermanentError, match="encryption at rest: unknown, it did not tell"):
+        bootstrap_cluster(spec)
+    assert site.acts.count("verify_cluster") == 3
+
+
 def approve_when_it_waits(
     body: Callable[[], Any],
     in_background: Callable[[Callable[[], Any]], Any],

@@ -17,7 +17,7 @@ from typing import Any
 UNKNOWN = "unknown"
 DATA = Path("/var/lib/rancher/rke2/server")
 ENDPOINT = "https://127.0.0.1:2379"
-TIMEOUT_SECONDS = 5
+TIMEOUT_SECONDS = 10
 ENCRYPTED_PREFIX = b"k8s:enc:"
 SECRETS_FROM, SECRETS_TO = b"/registry/secrets/", b"/registry/secrets0"
 SECRETS_AT_MOST = 500
