@@ -77,22 +77,30 @@ def read_view(client: SyncPrefectClient, run_id: UUID) -> View:
     return view
 
 
-def table(rows: Sequence[Mapping[str, Any]], title: str, columns: Sequence[str]) -> Table:
-    """Return rows as a table; the last column takes what is left and folds."""
+def table(
+    rows: Sequence[Mapping[str, Any]],
+    title: str,
+    columns: Sequence[str],
+    *,
+    is_one_line: bool = False,
+) -> Table:
+    """Return rows as a table; the last column takes what is left, and folds unless told not to."""
     drawn = Table(
         title=title,
         title_justify="left",
         title_style="bold",
         box=SIMPLE_HEAD,
         pad_edge=False,
+        expand=is_one_line,  # then the others keep their width, and only the last one is cut
     )
     for column in columns:
         is_figure = column in ("seconds", "ok", "changed", "failed", "progress")
         drawn.add_column(
             column,
             justify="right" if is_figure else "left",
-            no_wrap=column != columns[-1],
-            overflow="fold",
+            no_wrap=is_one_line or column != columns[-1],
+            overflow="ellipsis" if is_one_line else "fold",
+            ratio=1 if is_one_line and column == columns[-1] else None,
         )
     for row in rows:
         cells = [str(row.get(column, "")) for column in columns]
@@ -106,7 +114,8 @@ def _known(rows: Sequence[Mapping[str, Any]], wanted: Sequence[str]) -> list[str
 
 
 PHASE_COLUMNS = ("phase", "state", "seconds", "summary")
-HOST_COLUMNS = ("host", "state", "progress", "ok", "changed", "failed", "seconds", "task")
+WORKING_HOST_COLUMNS = ("host", "state", "progress", "changed", "task")
+HOST_COLUMNS = ("host", "state", "ok", "changed", "failed", "seconds")
 NODE_COLUMNS = ("name", "role", "hypervisor", "address", "version", "state")
 
 
@@ -120,7 +129,8 @@ def picture(view: View, elapsed: float) -> RenderableType:
     if view.phases:
         parts.append(table(view.phases, "Phases", _known(view.phases, PHASE_COLUMNS)))
     if view.hosts:
-        parts.append(table(view.hosts, "Hosts", _known(view.hosts, HOST_COLUMNS)))
+        columns = _known(view.hosts, WORKING_HOST_COLUMNS)
+        parts.append(table(view.hosts, "Hosts", columns, is_one_line=True))
     return Group(*parts)
 
 
@@ -192,8 +202,7 @@ def closing(view: View, console: Console, ui_url: str, next_steps: Sequence[str]
     if view.phases:
         console.print(table(view.phases, "Phases", _known(view.phases, PHASE_COLUMNS)))
     if view.hosts:
-        columns = [c for c in _known(view.hosts, HOST_COLUMNS) if c not in ("progress", "task")]
-        console.print(table(view.hosts, "Hosts", columns))
+        console.print(table(view.hosts, "Hosts", _known(view.hosts, HOST_COLUMNS)))
     if view.nodes:
         console.print(table(view.nodes, "Nodes", _known(view.nodes, NODE_COLUMNS)))
     state = view.run.state
