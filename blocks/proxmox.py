@@ -89,22 +89,21 @@ class ProxmoxApi:
         )
         return reading.volumes(node, answer)
 
-    def delete_volume(self, volume: Volume) -> bool:
-        """Delete a disk that no machine uses; return False when it was absent already."""
-        storage = volume.volume_id.partition(":")[0]
-        try:
-            upid = self._http.delete(
-                f"delete the disk {volume.volume_id}",
-                f"nodes/{volume.node}/storage/{storage}/content/{volume.volume_id}",
-            )
-            if upid:
-                self.wait_task(str(upid), f"deleting the disk {volume.volume_id}")
-        except NotFound:
-            return False
-        left = {other.volume_id for other in self.volumes(volume.node, storage)}
-        if volume.volume_id in left:
-            raise TemporaryError(f"Unable to confirm that {volume.volume_id} is gone: try again.")
-        return True
+    def delete_disks_of(self, vm_id: int, node: str, name: str, pool: str) -> None:
+        """Delete the disks at the number of a machine that does not exist.
+
+        To delete a disk by itself needs a right over every disk on the storage. A machine takes the
+        disks of its number with it: so an empty one is made under the name and deleted. One that a
+        kill leaves between the two is half-made like any other.
+
+        Raises:
+            Conflict: a machine of this number exists.
+        """
+        upid = self._http.post(
+            f"make an empty machine {vm_id}", f"nodes/{node}/qemu", vmid=vm_id, name=name, pool=pool
+        )
+        self.wait_task(str(upid), f"making an empty machine {vm_id}")
+        self.delete_machine(vm_id, node, expected_name=name)
 
     def pools(self) -> tuple[Pool, ...]:
         """Return the resource pools."""

@@ -20,7 +20,7 @@ from domain.adoption import (
     decide,
     orphaned_disks,
 )
-from domain.errors import Conflict
+from domain.errors import Conflict, TemporaryError
 from domain.hypervisors import VirtualMachine
 from domain.machines import machines
 from domain.ownership import cluster_tag, pool_comment
@@ -90,6 +90,26 @@ def _orphaned_disks(
     )
 
 
+def _remove_disks(spec: ClusterSpec, opened: Opened, disks: list[OrphanedDisk]) -> list[str]:
+    """Remove disks that a failed clone has left; return one sentence for each.
+
+    Raises:
+        TemporaryError: one is still there.
+    """
+    names = {machine.vm_id: machine.name for machine in machines(spec)}
+    for vm_id, node in {disk.volume.vm_id: disk.volume.node for disk in disks}.items():
+        opened.api.delete_disks_of(vm_id, node, names[vm_id], spec.proxmox.pool)
+    for disk in disks:
+        volume = disk.volume
+        storage = volume.volume_id.partition(":")[0]
+        if volume.volume_id in {v.volume_id for v in opened.api.volumes(volume.node, storage)}:
+            raise TemporaryError(f"Unable to confirm that {volume.volume_id} is gone: try again.")
+    return [
+        f"the disk {disk.volume.volume_id} was removed: a clone that failed left it"
+        for disk in disks
+    ]
+
+
 def settle(spec: ClusterSpec, opened: Opened) -> list[str]:
     """Adopt or remove what a run before has left; return one sentence for each.
 
@@ -119,9 +139,7 @@ def settle(spec: ClusterSpec, opened: Opened) -> list[str]:
             "Look at each by hand: remove it, rename it, or correct the spec."
         )
     told = [_carry_out(opened, decision) for decision in decisions]
-    for disk in disks:
-        opened.api.delete_volume(disk.volume)
-        told.append(f"the disk {disk.volume.volume_id} was removed: a clone that failed left it")
+    told += _remove_disks(spec, opened, disks)
     for sentence in told:
         get_run_logger().warning("A run before was cut short: %s.", sentence)
     return told

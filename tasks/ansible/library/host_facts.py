@@ -8,6 +8,7 @@ much and do not know what is asked here.
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import time
@@ -26,6 +27,9 @@ options:
 RKE2_CONFIG = Path("/etc/rancher/rke2/config.yaml")
 CLOUD_INIT = Path("/run/cloud-init")
 FIRST_BOOT_SECONDS = 300
+LEAST_FREE_MIB = 64
+"""With less, no package, no file of ours and no write of etcd succeeds, each failing late."""
+ROOMS = ("/", "/var", "/var/lib/rancher", "/etc")
 ETCD_MEMBER = Path("/var/lib/rancher/rke2/server/db/etcd/member")
 
 
@@ -64,6 +68,22 @@ def interface_of(address: str) -> str:
     return ""
 
 
+def full_disks() -> list[str]:
+    """Return one sentence for each file system that has no room left for what the roles write."""
+    told = {}
+    for room in ROOMS:
+        try:
+            device, free = Path(room).stat().st_dev, os.statvfs(room)
+        except FileNotFoundError:
+            continue
+        free_mib = free.f_bavail * free.f_frsize // 2**20
+        if free_mib < LEAST_FREE_MIB and device not in told:
+            told[device] = (
+                f"no space left on {room}: {free_mib} MiB are free, {LEAST_FREE_MIB} are needed"
+            )
+    return list(told.values())
+
+
 def os_release() -> dict[str, str]:
     """Return /etc/os-release."""
     lines = Path("/etc/os-release").read_text().splitlines()
@@ -96,6 +116,7 @@ def main() -> None:
         problems.append(f"the host runs {release.get('PRETTY_NAME')}, and the roles need Debian 12")
     if not interface:
         problems.append(f"no interface carries {module.params['address']}")
+    problems += full_disks()
     if problems:
         module.fail_json(msg=f"Unable to configure the host: {'; '.join(problems)}.")
     module.exit_json(
