@@ -44,6 +44,14 @@ DECOMMISSION_WEIGHTS: Mapping[str, int] = {
     "record": 3,
 }
 
+ROTATION_WEIGHTS: Mapping[str, int] = {
+    "preflight": 6,
+    "plan": 8,
+    "gate": 1,
+    "rotate": 82,
+    "record": 3,
+}
+
 
 @dataclass
 class Phase:
