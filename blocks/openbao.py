@@ -283,6 +283,9 @@ class OpenBaoServer(Block):
     ssh_role: str = Field(default="infraflows", description="Role that signs user keys.")
     ledger_key: str = Field(default="infraflows-ledger", description="Transit key of the ledger.")
     state_key: str = Field(default="infraflows-state", description="Transit key of the states.")
+    audit_file: str = Field(
+        default="", description="File of the audit device, if this worker can read it."
+    )
     rotation_key: str = Field(
         default="infraflows-rotation", description="Transit key of the rotated secrets' HMACs."
     )

@@ -43,6 +43,8 @@ listener "tcp" {{
   cluster_address = "127.0.0.1:{cluster_port}"
   tls_cert_file   = "{directory}/server.crt"
   tls_key_file    = "{directory}/server.key"
+  # Tests tell by an attempt at a new root token which unseal shares are in force.
+  disable_unauthed_generate_root_endpoints = false
 }}
 audit "file" "to-file" {{
   options {{ file_path = "{directory}/audit.log" }}
@@ -82,6 +84,15 @@ class BareOpenBao:
         for share in shares:
             client.sys.submit_unseal_key(share)
         return not client.sys.is_sealed()
+
+    def wait_until_active(self) -> None:
+        """Wait until it serves requests after it was unsealed."""
+        deadline = time.monotonic() + START_SECONDS
+        # hvac answers with the body when the server is active, with the response when it is not.
+        while not isinstance(self.client("").sys.read_health_status(method="GET"), dict):
+            if time.monotonic() > deadline:
+                raise RuntimeError("Unable to unseal OpenBao: it has not become the leader.")
+            time.sleep(0.05)
 
 
 @dataclass(frozen=True)
@@ -194,15 +205,6 @@ def _openbao_process(bao: BareOpenBao) -> Iterator[None]:
         _stop(process)
 
 
-def _wait_until_active(bao: BareOpenBao) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    # hvac answers with the body when the server is active, with the response when it is not.
-    while not isinstance(bao.client("").sys.read_health_status(method="GET"), dict):
-        if time.monotonic() > deadline:
-            raise RuntimeError("Unable to unseal OpenBao: it has not become the leader.")
-        time.sleep(0.05)
-
-
 @contextmanager
 def bare_openbao(directory: Path) -> Iterator[BareOpenBao]:
     """Run OpenBao in `directory`: TLS, three unseal shares of which two are needed, audited."""
@@ -217,7 +219,7 @@ def bare_openbao(directory: Path) -> Iterator[BareOpenBao]:
         made = bao.client("").sys.initialize(secret_shares=3, secret_threshold=bao.threshold)
         bao.root_token, bao.shares = str(made["root_token"]), tuple(made["keys_base64"])
         bao.unseal(bao.shares[: bao.threshold])
-        _wait_until_active(bao)
+        bao.wait_until_active()
         yield bao
     shutil.rmtree(directory / "data", ignore_errors=True)
 

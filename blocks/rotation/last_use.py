@@ -3,13 +3,14 @@
 Exists because several systems tell when a credential was used and not by whom. Promises to call the
 consumers moved only when the new one was used since it was handed out, and the old one was not for
 as long as the longest pause between two uses of one consumer (`quiet_seconds`, a parameter of the
-secret). Refuses to guess where the system does not keep the time.
+secret): who did not use the old one for that long before there was a new one is no consumer.
+Refuses to guess when the time of handing out is not known.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from domain.errors import InvalidSpec
 from domain.rotation.contract import SecretRef, Seen
@@ -25,8 +26,6 @@ class Uses:
     handed_out_at: datetime | None
     new_used_at: datetime | None
     old_used_at: datetime | None
-    is_old_known: bool = True
-    """False when the system does not tell when the old one was used."""
 
 
 def quiet_seconds(secret: SecretRef) -> float:
@@ -41,21 +40,19 @@ def quiet_seconds(secret: SecretRef) -> float:
         ) from None
 
 
-def judged(secret: SecretRef, consumer: str, uses: Uses, now: datetime | None = None) -> Seen:
-    """Return whether the consumers that go by one name have moved."""
-    since = uses.handed_out_at
+def judged(secret: SecretRef, consumer: str, uses: Uses, now: datetime | None = None) -> list[Seen]:
+    """Return whether the consumers that go by one name have moved; empty when there are none."""
+    since, pause = uses.handed_out_at, timedelta(seconds=quiet_seconds(secret))
     if since is None:
-        return Seen(consumer, None, "it is not known when the value was handed out")
-    if not uses.is_old_known:
-        return Seen(consumer, None, "the system does not tell when the old one was used")
-    quiet_since = max(since, uses.old_used_at or since)
-    waited_seconds = ((now or datetime.now(UTC)) - quiet_since).total_seconds()
-    if waited_seconds < quiet_seconds(secret):
-        return Seen(consumer, False, f"the old one is unused for {waited_seconds:.0f} s only")
-    if uses.new_used_at is None or uses.new_used_at <= since:
-        return Seen(consumer, False, "the new one has not been used yet")
-    return Seen(consumer, True, f"the new one was used {_short(uses.new_used_at)}")
-
-
-def _short(moment: datetime) -> str:
-    return moment.isoformat(timespec="seconds")
+        return [Seen(consumer, None, "it is not known when the value was handed out")]
+    was_used = uses.old_used_at is not None and uses.old_used_at >= since - pause
+    is_used = uses.new_used_at is not None and uses.new_used_at > since
+    if not was_used and not is_used:
+        return []
+    waited = (now or datetime.now(UTC)) - max(since, uses.old_used_at or since)
+    if waited < pause:
+        seconds = waited.total_seconds()
+        return [Seen(consumer, False, f"the old one is unused for {seconds:.0f} s only")]
+    if not is_used:
+        return [Seen(consumer, False, "the new one has not been used yet")]
+    return [Seen(consumer, True, f"the new one was used; the old one not for {pause}")]

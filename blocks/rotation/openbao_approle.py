@@ -1,9 +1,12 @@
 """Secret ids of an OpenBao AppRole: two live side by side, the old one is destroyed.
 
 Promises secret ids that are made here and registered afterwards (`custom-secret-id`), so that a
-kill leaves nothing behind that nobody knows. Each is registered with a number of uses that it never
-reaches, because OpenBao keeps the time of the last use only for those. Refuses to rotate the secret
-id that the run itself logged in with. Tokens that were issued for the old secret id live on until
+kill leaves nothing behind that nobody knows. Each carries a mark (a hash of it, as metadata) that
+OpenBao copies to every token that is issued for it: by the mark a login tells which secret id it
+was made with. Logins are found in the audit log, or else among the live tokens, where a token that
+its holder gives back at once may be missed. (Counting uses would tell too, but makes OpenBao 2.7
+refuse logins at the same moment.) Refuses to rotate the secret id that the run itself logged in
+with. Tokens that were issued for the old secret id live on until
 their own end (`token_max_ttl` of the role): a login with it is what is refused.
 API: https://openbao.org/api-docs/auth/approle/
 
@@ -12,21 +15,30 @@ Parameters: `role`; `mount` (default `approle`); `quiet_seconds`.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import secrets
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 from blocks.openbao import OpenBaoSession
+from blocks.openbao_audit import AuditLog, written_at
 from blocks.openbao_versions import VersionedSecrets, moment
 from blocks.rotation.classes import RotationClass
-from blocks.rotation.last_use import Uses, judged
+from blocks.rotation.last_use import Uses, judged, quiet_seconds
 from blocks.rotation.secret_parameters import parameters
-from domain.errors import PermanentError, PolicyViolation
+from domain.errors import NotFound, PermanentError, PolicyViolation, Unauthorized
 from domain.rotation.contract import Proof, SecretRef, Seen, Values
 
 KIND = "openbao-approle-secret-id"
 SECRET_ID_BYTES = 32
-USES = 2_000_000_000
+MARK = "rotation"
+
+_Login = tuple[str, Mapping[str, Any], datetime]
+"""Path of the login, metadata of the token, time."""
 
 
 class AppRoleSecretId:
@@ -52,11 +64,7 @@ class AppRoleSecretId:
         """Register the secret id."""
         if self._found(secret, new) is not None:
             return
-        role = self._session.call("read the role", "GET", _role(secret))["data"]
-        body = {"secret_id": new["secret_id"], "metadata": '{"rotated_by": "infraflows"}'}
-        # A role that bounds the uses itself refuses more than its own number.
-        if not role.get("secret_id_num_uses"):
-            body["num_uses"] = str(USES)
+        body = {"secret_id": new["secret_id"], "metadata": json.dumps({MARK: _mark(new)})}
         path = f"{_role(secret)}/custom-secret-id"
         self._session.call("register a secret id with", "POST", path, body)
 
@@ -69,14 +77,47 @@ class AppRoleSecretId:
 
     def observe(self, secret: SecretRef, new: Values, current: Values | None) -> Sequence[Seen]:
         """Compare when the two were used last with when the new one was handed out."""
-        found_new, found_old = self._found(secret, new), self._found(secret, current)
+        handed_out_at = self._versions.written_at(secret.path)
+        since = (handed_out_at or datetime.now(UTC)) - timedelta(seconds=quiet_seconds(secret) + 1)
+        logins = self._logins(secret, since)
+        mark = _mark(new)
         uses = Uses(
-            handed_out_at=self._versions.written_at(secret.path),
-            new_used_at=_used_at(found_new),
-            old_used_at=_used_at(found_old),
-            is_old_known=found_old is None or bool(found_old.get("secret_id_num_uses")),
+            handed_out_at=handed_out_at,
+            new_used_at=max((at for found, at in logins if found == mark), default=None),
+            # Whatever is not the new one counts as old: also what was made before there were marks.
+            old_used_at=max((at for found, at in logins if found != mark), default=None),
         )
-        return [judged(secret, f"approle {secret.parameters['role']}", uses)]
+        return judged(secret, f"approle {secret.parameters['role']}", uses)
+
+    def _logins(self, secret: SecretRef, since: datetime) -> list[tuple[str, datetime]]:
+        """Return (mark, time) of the role's logins after `since`."""
+        has_log = bool(self._session.server.audit_file)
+        found = self._logged(since) if has_log else self._live_tokens()
+        return [
+            (str(metadata.get(MARK, "")), at)
+            for path, metadata, at in found
+            if path == f"auth/{_mount(secret)}/login"
+            and metadata.get("role_name") == secret.parameters["role"]
+            and at > since
+        ]
+
+    def _logged(self, since: datetime) -> Iterator[_Login]:
+        for entry in AuditLog(Path(self._session.server.audit_file)).since(since):
+            at = written_at(entry)
+            if entry.get("type") == "response" and not entry.get("error") and at:
+                metadata = (entry.get("auth") or {}).get("metadata") or {}
+                yield str((entry.get("request") or {}).get("path")), metadata, at
+
+    def _live_tokens(self) -> Iterator[_Login]:
+        listed = self._session.call("list tokens at", "LIST", "auth/token/accessors")
+        for accessor in listed["data"]["keys"]:
+            path, body = "auth/token/lookup-accessor", {"accessor": accessor}
+            # A token may end between the list and the look at it.
+            with suppress(Unauthorized, NotFound, PermanentError):
+                data = self._session.call("look up a token at", "POST", path, body)["data"]
+                at = moment(str(data.get("issue_time") or ""))
+                if at:
+                    yield str(data.get("path")), data.get("meta") or {}, at
 
     def revoke(self, secret: SecretRef, old: Values) -> None:
         """Destroy the secret id."""
@@ -138,19 +179,16 @@ def _role(secret: SecretRef) -> str:
     return f"auth/{_mount(secret)}/role/{parameters(secret, 'role')[0]}"
 
 
-def _used_at(found: dict[str, Any] | None) -> Any:
-    """Return the time of the last login; None when there was none, or OpenBao does not keep it."""
-    if not found or not found.get("secret_id_num_uses"):
-        return None
-    last, made = (moment(str(found[key])) for key in ("last_updated_time", "creation_time"))
-    return None if last == made else last
+def _mark(values: Values) -> str:
+    """Return what tells secret ids apart and says nothing about them: they are random."""
+    return hashlib.sha256(f"infraflows:{values['secret_id']}".encode()).hexdigest()[:16]
 
 
 CLASS = RotationClass(
     kind=KIND,
     make=lambda site: AppRoleSecretId(site.session),
     has_overlap=True,
-    observed="time of the last login with the new and with the old secret id",
+    observed="audit log (or live tokens): last login with the new and with another secret id",
     proved_dead="login with the old secret id: invalid role or secret ID",
     parameters=("role",),
     optional=("mount", "quiet_seconds"),

@@ -81,7 +81,7 @@ class PeriodicToken:
             old_used_at=_renewed_at(self._found(current)),
         )
         roles = secret.parameters.get("token_roles", "")
-        return [judged(secret, f"holder of a token of {roles}", uses)]
+        return judged(secret, f"holder of a token of {roles}", uses)
 
     def revoke(self, secret: SecretRef, old: Values) -> None:
         """Revoke the token."""

@@ -31,6 +31,8 @@ KIND = "openbao-unseal-keys"
 _ROTATE = "sys/rotate/root"
 _WRONG_SHARES = ("failed to read root key", "message authentication failed", "invalid key")
 CURRENT, PENDING = "current", "pending"
+REKEYING = "rekeying"
+"""Name of the nonce by which OpenBao tells one rekeying from another."""
 
 
 class UnsealKeys:
@@ -56,14 +58,16 @@ class UnsealKeys:
         self._cancel()
         threshold = int(secret.parameters.get("threshold") or current["threshold"])
         count = int(secret.parameters.get("shares") or len(old))
-        answer = self._submit(self._begin(count, threshold), old)
+        nonce = self._begin(count, threshold)
+        answer = self._submit(nonce, old)
         if not answer.get("complete"):
             raise Conflict(
                 f"Unable to rekey for {secret.path}: {len(old)} shares are too few. "
                 "Write enough of the present shares to the path."
             )
         shares = [str(share) for share in answer["keys_base64"]]
-        return {**current, "shares": json.dumps(shares), "threshold": str(threshold)}
+        fresh = {"shares": json.dumps(shares), "threshold": str(threshold), REKEYING: nonce}
+        return {**current, **fresh}
 
     def set(self, secret: SecretRef, new: Values, current: Values | None) -> None:
         """Put both sets of shares outside of the OpenBao that they unseal."""
@@ -71,7 +75,7 @@ class UnsealKeys:
 
     def test(self, secret: SecretRef, new: Values) -> None:
         """Look whether OpenBao still waits for these shares and they can be read from the disk."""
-        if self._kept(secret).get(PENDING) != dict(new) or not self._is_waiting():
+        if self._kept(secret).get(PENDING) != dict(new) or not self._is_waiting_for(new):
             raise PermanentError(
                 f"Unable to go on with the rekeying for {secret.path}: OpenBao does not wait for "
                 "the new shares any more; it was restarted or sealed. Other shares are needed."
@@ -91,7 +95,7 @@ class UnsealKeys:
         new = self._kept(secret).get(PENDING)
         if new is None:
             return
-        if self._is_waiting():
+        if self._is_waiting_for(new):
             self._verify(_shares(secret, new), int(new["threshold"]))
         if not self._are_in_force(_shares(secret, new)):
             raise PermanentError(
@@ -141,8 +145,10 @@ class UnsealKeys:
         path = f"{_ROTATE}/init"
         return dict(self._session.call("look at the rekeying at", "GET", path)["data"])
 
-    def _is_waiting(self) -> bool:
-        return bool(self._status().get("verification_nonce"))
+    def _is_waiting_for(self, new: Values) -> bool:
+        """True when the new shares are held back; a killed trial may have left another rekeying."""
+        status = self._status()
+        return bool(status.get("verification_nonce")) and status.get("nonce") == new[REKEYING]
 
     def _cancel(self) -> None:
         status = self._status()
