@@ -210,6 +210,17 @@ class GitSession:
             raise self._error("read", ended)
         return dict(zip(paths, _blobs(ended.output), strict=True))
 
+    def whole_tree(self, revision: str) -> dict[str, str]:
+        """Return the text of every file as it was at a commit; what is no text is made one."""
+        self._fetch_commit(revision)
+        listed = self._git("ls-tree", "-r", "-z", "--name-only", revision)
+        paths = [path for path in listed.split("\0") if path]
+        wanted = "".join(f"{revision}:{path}\n" for path in paths)
+        ended = self._run("cat-file", "--batch", stdin=wanted.encode())
+        if ended.exit_code != 0:
+            raise self._error("read", ended)
+        return dict(zip(paths, _blobs(ended.output, "replace"), strict=True))
+
     # --- writing -----------------------------------------------------------------------------
 
     def commit_files(
@@ -277,13 +288,13 @@ class GitSession:
         return made.strip()
 
 
-def _blobs(output: bytes) -> Iterator[str]:
+def _blobs(output: bytes, at_no_text: str = "strict") -> Iterator[str]:
     """Split what `git cat-file --batch` wrote into the texts of the files."""
     position = 0
     while position < len(output):
         end = output.index(b"\n", position)
         size = int(output[position:end].split()[-1])
-        yield output[end + 1 : end + 1 + size].decode()
+        yield output[end + 1 : end + 1 + size].decode(errors=at_no_text)
         position = end + 1 + size + 1
 
 
