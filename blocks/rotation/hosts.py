@@ -31,6 +31,7 @@ COMMAND_SECONDS = 60.0
 CERTIFICATE_SECONDS = 8 * 3600
 ABSENT = 44
 SSH_OWN_FAILURE = 255
+SSH_PORT = 22
 DEFAULT_USER = "infraflows"
 _ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
 
@@ -139,21 +140,52 @@ def local_host() -> Host:
     return Host(LOCAL, _run)
 
 
-def ssh_host(address: str, user: str, identity: Callable[[], SshIdentity]) -> Host:
+def ssh_run(
+    identity: SshIdentity, user: str, address: str, port: int, command: str, content: bytes = b""
+) -> tuple[int, bytes, str]:
+    """Run a command over SSH; return its exit code, output and last complaint.
+
+    Raises:
+        Unauthorized: the login was refused, or the host's key is another. Unreachable.
+    """
+    settings = {
+        "BatchMode": "yes",
+        "ConnectTimeout": "10",
+        # A server that reads its files anew is away for a moment.
+        "ConnectionAttempts": "3",
+        # Host keys are known by address, whatever the port.
+        "HostKeyAlias": address,
+        "Port": str(port),
+    }
+    options = ["-T", *identity.options()]
+    for name, value in settings.items():
+        options += ["-o", f"{name}={value}"]
+    code, output, complaint = _run(["ssh", *options, f"{user}@{address}", command], content)
+    if code != SSH_OWN_FAILURE:
+        return code, output, complaint
+    failed = f"Unable to log in to {user}@{address}: {complaint}."
+    if "verification failed" in complaint or "Permission denied" in complaint:
+        raise Unauthorized(f"{failed} Check the host's SSH CA and its host key.")
+    raise Unreachable(f"{failed} Check the network.")
+
+
+class Identity(Protocol):
+    """Gives the run's own SSH identity."""
+
+    def __call__(self, *, is_fresh: bool) -> SshIdentity:
+        """Return it; `is_fresh` has it signed anew."""
+
+
+def ssh_host(address: str, user: str, identity: Identity) -> Host:
     """Return a host behind SSH, on which `user` may become root."""
 
     def shell(command: Sequence[str], content: bytes) -> tuple[int, bytes, str]:
-        options = ["-T", *identity().options(), "-o", "BatchMode=yes", "-o", "ConnectTimeout=10"]
-        remote = ([] if user == "root" else ["sudo", "-n", "--"]) + list(command)
-        code, output, complaint = _run(
-            ["ssh", *options, f"{user}@{address}", shlex.join(remote)], content
-        )
-        if code != SSH_OWN_FAILURE:
-            return code, output, complaint
-        failed = f"Unable to log in to {user}@{address}: {complaint}."
-        if "verification failed" in complaint or "Permission denied" in complaint:
-            raise Unauthorized(f"{failed} Check the host's SSH CA and its host key.")
-        raise Unreachable(f"{failed} Check the network.")
+        remote = shlex.join(([] if user == "root" else ["sudo", "-n", "--"]) + list(command))
+        try:
+            return ssh_run(identity(is_fresh=False), user, address, SSH_PORT, remote, content)
+        except Unauthorized:
+            # The CA that signed it may have been rotated since.
+            return ssh_run(identity(is_fresh=True), user, address, SSH_PORT, remote, content)
 
     return Host(address, shell)
 
@@ -177,11 +209,15 @@ class Hosts:
         if name == LOCAL:
             return local_host()
         user = secret.parameters.get("ssh_user", DEFAULT_USER)
-        return ssh_host(name, user, lambda: self._identity(secret, user))
 
-    def _identity(self, secret: SecretRef, user: str) -> SshIdentity:
+        def identity(*, is_fresh: bool) -> SshIdentity:
+            return self._identity(secret, user, is_fresh)
+
+        return ssh_host(name, user, identity)
+
+    def _identity(self, secret: SecretRef, user: str, is_fresh: bool) -> SshIdentity:
         (path,) = parameters(secret, "host_keys_path")
-        if (path, user) not in self._identities:
+        if is_fresh or (path, user) not in self._identities:
             keys: Mapping[str, str] = self._session.read(path)
             directory = self._files.enter_context(private_directory("rotate"))
             role = self._session.server.ssh_role

@@ -22,6 +22,8 @@ from blocks.rotation import (
     postgresql_users,
     proxmox_api_token,
     redis_acl,
+    ssh_host_certificate,
+    ssh_user_ca,
 )
 from blocks.rotation.classes import RotationClass
 from blocks.rotation.site import RotationSite
@@ -42,6 +44,8 @@ CLASSES: tuple[RotationClass, ...] = (
     proxmox_api_token.CLASS,
     pki_certificate.CLASS,
     http_basic_user.CLASS,
+    ssh_host_certificate.CLASS,
+    ssh_user_ca.CLASS,
 )
 
 _BY_KIND = {each.kind: each for each in CLASSES}

@@ -131,8 +131,8 @@ class Load:
 
 
 @contextmanager
-def load(request: Callable[[], str | None], threads: int = 4) -> Iterator[Load]:
-    """Ask continuously; `request` returns what went wrong, or None."""
+def load(request: Callable[[], str | None], threads: int = 4, weight: int = 1) -> Iterator[Load]:
+    """Ask continuously; `request` returns what went wrong, or None, for `weight` requests."""
     counted, stop, lock = Load(), threading.Event(), threading.Lock()
 
     def ask() -> None:
@@ -142,7 +142,7 @@ def load(request: Callable[[], str | None], threads: int = 4) -> Iterator[Load]:
             except Exception as error:
                 wrong = f"{type(error).__name__}: {error}"
             with lock:
-                counted.requests += 1
+                counted.requests += weight
                 if wrong is not None:
                     counted.failures.append(wrong)
             time.sleep(0.01)
@@ -232,6 +232,14 @@ def bao(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BareOpenBao]:
         client.sys.create_or_update_policy(
             "all", 'path "*" { capabilities = ["create","read","update","delete","list","sudo"] }'
         )
+        write(
+            "ssh/issuers/import/infraflows-g0",
+            data={"generate_signing_key": True, "key_type": "ssh-ed25519", "set_default": True},
+        )
+        host_role = {"key_type": "ca", "allow_host_certificates": True, "allowed_domains": "*"}
+        write("ssh/roles/host", data={**host_role, "allow_bare_domains": True, "ttl": "24h"})
+        user_role = {"key_type": "ca", "allow_user_certificates": True, "allowed_users": "root"}
+        write("ssh/roles/user", data={**user_role, "ttl": "2s", "max_ttl": "2s"})
         write("auth/approle/role/worker", data={"token_policies": "all"})
         yield server
 
