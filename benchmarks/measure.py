@@ -18,7 +18,7 @@ from benchmarks.flow_runs import bootstrap, decommission, start_samples, unchang
 from benchmarks.machine import this_machine
 from benchmarks.memory import MemorySampler
 from benchmarks.results import FlowTimes, Memory, Results, Round, Size
-from benchmarks.sizes import ABSENT, SIZES, WARM_UP, spec
+from benchmarks.sizes import ABSENT, SIZES, WARM_UP, cluster_name, spec
 from benchmarks.workspaces import forget_workspaces
 from lab.driver import Driver
 from lab.layout import Layout
@@ -72,7 +72,7 @@ class Measurement:
             done.append(measured)
             memories.append(memory)
             self._say(
-                f"{nodes} nodes, round {number + 1}: flow {flow_shared_seconds(measured):.1f} s, "
+                f"{cluster_name(nodes)}, round {number + 1}: flow {flow_shared_seconds(measured):.1f} s, "
                 f"bare {bare_seconds(measured):.1f} s, overhead {100 * overhead(measured):+.1f} %"
             )
         return Size(servers=servers, workers=workers, rounds=done, memory=_largest(memories))
