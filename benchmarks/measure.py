@@ -72,7 +72,8 @@ class Measurement:
             done.append(measured)
             memories.append(memory)
             self._say(
-                f"{cluster_name(nodes)}, round {number + 1}: flow {flow_shared_seconds(measured):.1f} s, "
+                f"{cluster_name(nodes)}, round {number + 1}: "
+                f"flow {flow_shared_seconds(measured):.1f} s, "
                 f"bare {bare_seconds(measured):.1f} s, overhead {100 * overhead(measured):+.1f} %"
             )
         return Size(servers=servers, workers=workers, rounds=done, memory=_largest(memories))
