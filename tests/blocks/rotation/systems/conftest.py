@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from blocks.openbao import OpenBaoServer, OpenBaoSession
+from blocks.openbao_versions import VersionedSecrets
 from domain.rotation.contract import Adapter, Proof, SecretRef, Seen, Values
 from lab.bare_services import BareOpenBao, bare_openbao
 
@@ -216,7 +217,7 @@ def report(record_property: Callable[[str, object], None]) -> Callable[[str, Loa
 
 
 @pytest.fixture(scope="session")
-def bao(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BareOpenBao]:
+def certifying_openbao(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BareOpenBao]:
     """A real OpenBao with a PKI and an SSH engine."""
     with bare_openbao(tmp_path_factory.mktemp("openbao")) as server:
         client = server.client()
@@ -245,8 +246,9 @@ def bao(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BareOpenBao]:
 
 
 @pytest.fixture
-def bao_session(bao: BareOpenBao, tmp_path: Path) -> Iterator[OpenBaoSession]:
+def bao_session(certifying_openbao: BareOpenBao, tmp_path: Path) -> Iterator[OpenBaoSession]:
     """A login of the worker."""
+    bao = certifying_openbao
     client = bao.client()
     role_id = client.read("auth/approle/role/worker/role-id")["data"]["role_id"]
     secret_id = client.write_data("auth/approle/role/worker/secret-id")["data"]["secret_id"]
@@ -260,3 +262,29 @@ def bao_session(bao: BareOpenBao, tmp_path: Path) -> Iterator[OpenBaoSession]:
     )
     with server.session() as session:
         yield session
+
+
+@pytest.fixture
+def engine_world(make_world: Any, store: Any, session: OpenBaoSession) -> Callable[..., Any]:
+    """Make what the engine's kill matrix takes, for a class whose value lies in OpenBao."""
+
+    def make(
+        adapter: Adapter,
+        secret: SecretRef,
+        first: Values,
+        works: Callable[[Values], bool],
+        **more: Any,
+    ) -> Any:
+        session.write(secret.path, first)
+        metadata = VersionedSecrets(session).metadata
+
+        return make_world(
+            secret=secret,
+            adapter=adapter,
+            current=lambda: store.current(secret),
+            works=works,
+            times_rotated=lambda: int(metadata(secret.path)["current_version"]) - 1,
+            **more,
+        )
+
+    return make

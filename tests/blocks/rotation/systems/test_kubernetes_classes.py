@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import secrets
 import threading
 import time
@@ -477,3 +478,32 @@ def test_a_pull_secret_is_written_as_kubelets_read_it(api: KubernetesApi, namesp
     assert all(one.is_on_new for one in adapter.observe(secret, new, old))
     assert adapter.prove_dead(secret, old).is_dead
     assert not adapter.prove_dead(secret, new).is_dead
+
+
+# --- through the engine ---
+
+
+def test_the_engine_finishes_after_a_kill_at_each_edge(
+    api: KubernetesApi, namespace: str, matrix: Any, engine_world: Any
+) -> None:
+    adapter = KubernetesServiceAccountToken(lambda _secret: api)
+    number = itertools.count()
+
+    def make() -> Any:
+        name = f"engine{next(number)}"
+        where = {"namespace": namespace, "service_account": "robot", "secret": name}
+        secret = SecretRef(f"kubernetes/{namespace}-{name}", adapter.kind, "test", where)
+        first = adapter.create(secret, 0, None)
+        deploy(api, deployment(namespace, name, first["secret_name"], "volume", replicas=1))
+
+        def holds_working() -> bool:
+            pods = api.list("v1", "Pod", namespace, f"app={name}")
+            held = [secret_content(api, namespace, token_of_pod(pod)) for pod in pods]
+            return bool(held) and all(works(values) for values in held)
+
+        return engine_world(adapter, secret, first, works, holds_working=holds_working)
+
+    def works(values: Values) -> bool:
+        return api.status_with_token(values["token"], "/api") == 200
+
+    assert matrix.kill_everywhere(make, every=6) > 4

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import ssl
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -159,3 +160,23 @@ def test_keys_are_readable_by_root_alone_and_never_in_an_error(web: Web) -> None
     with pytest.raises(PermanentError) as caught:
         web.adapter.distribute(broken, web.adapter.create(web.secret, 1, web.first))
     assert "PRIVATE KEY" not in str(caught.value)
+
+
+def test_the_engine_finishes_after_a_kill_at_each_edge(
+    web: Web, matrix: Any, engine_world: Any
+) -> None:
+    number = itertools.count()
+
+    def make() -> Any:
+        secret = replace(web.secret, path=f"web/engine-{next(number)}")
+        first = web.adapter.create(secret, 0, None)
+        web.adapter.distribute(secret, first)
+        wait_until_served(web, first)
+        is_served = lambda: web.is_served() is None  # noqa: E731
+        return engine_world(web.adapter, secret, first, works, holds_working=is_served)
+
+    def works(values: Values) -> bool:
+        """Whether clients that look at revocations accept it."""
+        return web.adapter._ocsp_status(web.secret, values) == "GOOD"
+
+    assert matrix.kill_everywhere(make, every=5) > 6

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import itertools
 import socket
 import threading
 import time
@@ -226,3 +227,27 @@ def test_the_first_token_gets_the_rights_of_the_policy(site: Site) -> None:
 def test_the_token_of_the_run_itself_is_not_removed(site: Site) -> None:
     with pytest.raises(PolicyViolation, match="logged in with it"):
         site.adapter().revoke(SECRET, ADMINISTRATOR)
+
+
+def test_the_engine_finishes_after_a_kill_at_each_edge(
+    site: Site, matrix: Any, engine_world: Any
+) -> None:
+    number = itertools.count()
+
+    def make() -> Any:
+        name = f"engine{next(number)}"
+        secret = SecretRef(
+            f"proxmox/{name}",
+            ProxmoxApiToken.kind,
+            "test",
+            {"user": "infraflows@pve", "token": name, "acl": "/=PVEAuditor"},
+        )
+        first = site.adapter().create(secret, 0, None)
+        site.adapter().set(secret, first, None)
+        return engine_world(site.adapter(), secret, first, works)
+
+    def works(values: Values) -> bool:
+        with httpx.Client(verify=site.ca_file, timeout=20) as client:
+            return site.status(client, values) == 200
+
+    assert matrix.kill_everywhere(make, every=3) > 10
