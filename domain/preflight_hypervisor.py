@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from functools import partial
 
+from domain.adoption import is_aborted_clone
 from domain.findings import Finding, error, ok, warning
 from domain.hypervisors import (
     GUEST_AGENT_PRIVILEGES_SINCE,
@@ -306,7 +307,14 @@ def _between(machine: Machine, other: VirtualMachine) -> Iterator[Finding]:
     subject = f"machine {machine.name}"
     bearer = f"{other.name} ({other.vm_id} on {other.node})"
     taken = partial(error, subject)
-    if other.vm_id == machine.vm_id:
+    if other.vm_id == machine.vm_id and is_aborted_clone(other):
+        # A run that was killed a moment ago has left it going; the plan waits, and judges then.
+        yield warning(
+            subject,
+            f"a clone into VMID {machine.vm_id} is going on, or was aborted",
+            "Nothing yet: the plan waits for its end, and says what to do if it was aborted",
+        )
+    elif other.vm_id == machine.vm_id:
         yield taken(
             f"VMID {machine.vm_id} belongs to {bearer}, which is not of this cluster",
             "Choose another proxmox.first_vm_id, or remove that machine",
