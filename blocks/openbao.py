@@ -203,7 +203,7 @@ class OpenBaoSession:
             return []
         found: list[str] = []
         for key in answer["data"]["keys"]:
-            full = f"{path.rstrip('/')}/{key}"
+            full = f"{path.rstrip('/')}/{key}".lstrip("/")
             found += self.names_under(full.rstrip("/")) if key.endswith("/") else [full]
         return found
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import getpass
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 from uuid import UUID
 
 import typer
@@ -16,6 +17,9 @@ from rich.console import Console
 
 from domain.errors import InvalidSpec, LifecycleError, NotFound, PermanentError
 from domain.specs import ClusterSpec, parse_spec
+
+if TYPE_CHECKING:
+    from prefect.exceptions import PrefectHTTPStatusError
 
 app = typer.Typer(
     name="infraflows",
@@ -33,6 +37,11 @@ SiteOption = Annotated[
 ]
 SpecOption = Annotated[
     Path | None, typer.Option("--spec", help="A cluster's spec; the deployment's own if absent.")
+]
+
+ParameterOption = Annotated[
+    list[str] | None,
+    typer.Option("--parameter", help="name=value, the value as JSON or plain text; repeatable."),
 ]
 
 
@@ -56,6 +65,21 @@ def _read_spec(path: Path) -> ClusterSpec:
     except yaml.YAMLError as error:
         raise InvalidSpec(str(path), [f"the file: is not YAML: {error}. Correct it"]) from error
     return parse_spec(data, str(path))
+
+
+def _read_parameters(given: list[str]) -> dict[str, Any]:
+    """Return `name=value` pairs; a value that is not JSON is the text that it is."""
+    parameters: dict[str, Any] = {}
+    for pair in given:
+        name, separator, text = pair.partition("=")
+        if not separator or not name.strip():
+            problem = f"--parameter {pair!r}: is not name=value. Write it so"
+            raise InvalidSpec("the parameters", [problem])
+        try:
+            parameters[name.strip()] = json.loads(text)
+        except ValueError:
+            parameters[name.strip()] = text
+    return parameters
 
 
 def _use_prefect(site_path: Path | None) -> str:
@@ -106,12 +130,13 @@ def check_spec(spec: Path) -> None:
 def run(
     deployment: Annotated[str, typer.Argument(help="As bootstrap-cluster/lab.")],
     spec: SpecOption = None,
+    parameter: ParameterOption = None,
     site: SiteOption = None,
     watch: Annotated[bool, typer.Option("--watch", help="Show the run until it ends.")] = False,
 ) -> None:
     """Start a deployment through Prefect's API, as the UI does."""
     with _explained():
-        parameters: dict[str, Any] = {}
+        parameters = _read_parameters(parameter or [])
         if spec is not None:
             parameters["spec"] = _read_spec(spec).model_dump(mode="json")
         ui_url = _use_prefect(site)
@@ -132,7 +157,7 @@ def run(
 
 def _start(deployment: str, parameters: dict[str, Any]) -> tuple[UUID, str, str]:
     from prefect.client.orchestration import get_client
-    from prefect.exceptions import ObjectNotFound
+    from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 
     with get_client(sync_client=True) as client:
         try:
@@ -143,8 +168,23 @@ def _start(deployment: str, parameters: dict[str, Any]) -> tuple[UUID, str, str]
                 "Run: infraflows setup --site <file>."
             ) from error
         spec = parameters.get("spec") or found.parameters.get("spec") or {}
-        made = client.create_flow_run_from_deployment(found.id, parameters=parameters)
+        try:
+            made = client.create_flow_run_from_deployment(found.id, parameters=parameters)
+        except PrefectHTTPStatusError as error:
+            raise _refused(deployment, error) from error
     return made.id, str(spec.get("name", "")), str(spec.get("environment", ""))
+
+
+def _refused(deployment: str, error: PrefectHTTPStatusError) -> LifecycleError:
+    """Return the server's refusal of parameters as an error of ours; it checks their schema."""
+    response = error.response
+    if response.status_code not in (409, 422):
+        return PermanentError(
+            f"Unable to run {deployment}: the Prefect server answered {response.status_code}. "
+            "Read its log."
+        )
+    detail = response.json().get("detail", response.text)
+    return InvalidSpec(f"the parameters of {deployment}", [str(detail)])
 
 
 def _next_steps(deployment: str, cluster: str, environment: str) -> list[str]:

@@ -14,8 +14,14 @@ from typing import Any
 
 import yaml
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.actions import DeploymentUpdate, WorkPoolCreate
+from prefect.client.schemas.actions import (
+    DeploymentScheduleCreate,
+    DeploymentUpdate,
+    WorkPoolCreate,
+)
+from prefect.client.schemas.schedules import CronSchedule
 from prefect.exceptions import ObjectNotFound
+from prefect.utilities.importtools import import_object
 from prefect.variables import Variable
 
 from deployments.automations import ensure_crash_detection
@@ -27,6 +33,7 @@ from domain.gate import GatePolicy
 ROOT = Path(__file__).resolve().parent.parent
 ENVIRONMENTS = Path(__file__).resolve().parent / "environments"
 WORK_POOL = "infraflows"
+NIGHTLY = "rotate-secrets/nightly"
 Say = Callable[[str], None]
 
 
@@ -62,6 +69,13 @@ def default_spec(environment: str) -> dict[str, Any] | None:
     return loaded
 
 
+def deployment_names() -> list[tuple[str, str]]:
+    """Return (flow, deployment) of everything in prefect.yaml."""
+    items = yaml.safe_load((ROOT / "prefect.yaml").read_text(encoding="utf-8"))["deployments"]
+    # Several functions may be one flow: its name is on the flow, not in the function's name.
+    return [(import_object(item["entrypoint"]).name, item["name"]) for item in items]
+
+
 def _deploy() -> list[str]:
     """Register prefect.yaml's deployments; returns their names as `flow/deployment`."""
     done = subprocess.run(
@@ -80,15 +94,34 @@ def _deploy() -> list[str]:
         )
     names = []
     with get_client(sync_client=True) as client:
-        for item in yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]:
-            flow = item["entrypoint"].rsplit(".", 1)[1].replace("_", "-")
-            name = f"{flow}/{item['name']}"
+        for flow, deployment_name in deployment_names():
+            name = f"{flow}/{deployment_name}"
             deployment = client.read_deployment_by_name(name)
-            spec = default_spec(item["name"])
+            spec = default_spec(deployment_name)
             if spec is not None and not deployment.parameters:
                 client.update_deployment(deployment.id, DeploymentUpdate(parameters={"spec": spec}))
             names.append(name)
     return names
+
+
+def ensure_schedule(environment: str, cron: str, *, is_active: bool) -> str:
+    """Give an environment its schedule of nightly rotations, unless it has one.
+
+    One that is there is left as it is: a person may have paused it or moved it in the UI.
+    """
+    with get_client(sync_client=True) as client:
+        deployment = client.read_deployment_by_name(NIGHTLY)
+        found = {each.slug: each for each in deployment.schedules}
+        if environment not in found:
+            wanted = DeploymentScheduleCreate(
+                schedule=CronSchedule(cron=cron, timezone="UTC"),
+                active=is_active,
+                slug=environment,
+                parameters={"environment": environment},
+            )
+            client.create_deployment_schedules(deployment.id, [wanted])
+            return f"{cron} UTC, {'active' if is_active else 'paused'}"
+    return "as it was, active" if found[environment].active else "as it was, paused"
 
 
 def set_up(site: SiteFile, say: Say) -> None:
@@ -98,4 +131,7 @@ def set_up(site: SiteFile, say: Say) -> None:
     say("blocks: " + ", ".join(save_blocks(site)))
     say(f"gate policy of {site.environment}: {_ensure_gate_policy(site.environment)}")
     say("deployments: " + ", ".join(_deploy()))
+    nightly = site.rotation
+    schedule = ensure_schedule(site.environment, nightly.cron, is_active=nightly.is_scheduled)
+    say(f"schedule of {NIGHTLY} in {site.environment}: {schedule}")
     say("automation: " + ensure_crash_detection())

@@ -33,6 +33,8 @@ class OpenBaoSite(_Part):
     ssh_role: str = "infraflows"
     ledger_key: str = "infraflows-ledger"
     state_key: str = "infraflows-state"
+    rotation_key: str = "infraflows-rotation"
+    audit_file: str = ""
 
 
 class ProxmoxSite(_Part):
@@ -99,6 +101,14 @@ class PrefectSite(_Part):
     ui_url: str
 
 
+class RotationSiteFile(_Part):
+    """When secrets are rotated by the clock."""
+
+    cron: str = "0 1 * * *"
+    """In UTC."""
+    is_scheduled: bool = True
+
+
 class SiteFile(_Part):
     """One environment of a site."""
 
@@ -112,6 +122,7 @@ class SiteFile(_Part):
     artifacts: ArtifactsSite
     ledger: LedgerSite
     prefect: PrefectSite
+    rotation: RotationSiteFile = RotationSiteFile()
 
 
 def read_site_file(path: Path) -> SiteFile:

@@ -40,6 +40,8 @@ class View:
     phases: Sequence[Mapping[str, Any]] = ()
     hosts: Sequence[Mapping[str, Any]] = ()
     nodes: Sequence[Mapping[str, Any]] = ()
+    due: Sequence[Mapping[str, Any]] = ()
+    secrets: Sequence[Mapping[str, Any]] = ()
     percent: float = 0.0
     keys: dict[str, str] = field(default_factory=dict)
 
@@ -72,6 +74,10 @@ def read_view(client: SyncPrefectClient, run_id: UUID) -> View:
             view.hosts = _rows(artifact.data)
         elif key.endswith("-nodes"):
             view.nodes = _rows(artifact.data)
+        elif key.endswith("-rotation-due"):
+            view.due = _rows(artifact.data)
+        elif key.endswith("-rotation-secrets"):
+            view.secrets = _rows(artifact.data)
         elif _is_bar_of_the_run(key) and isinstance(artifact.data, int | float):
             view.percent = float(artifact.data)
     return view
@@ -116,6 +122,11 @@ def _known(rows: Sequence[Mapping[str, Any]], wanted: Sequence[str]) -> list[str
 PHASE_COLUMNS = ("phase", "state", "seconds", "summary")
 WORKING_HOST_COLUMNS = ("host", "state", "progress", "changed", "task")
 HOST_COLUMNS = ("host", "state", "ok", "changed", "failed", "seconds")
+SECRET_COLUMNS = ("state", "step", "seconds", "path")
+SECRETS_SHOWN = 20
+"""While a run is watched: those that are worked on come first."""
+
+DUE_COLUMNS = ("status", "age", "due", "path")
 NODE_COLUMNS = ("name", "role", "hypervisor", "address", "version", "state")
 
 
@@ -131,7 +142,16 @@ def picture(view: View, elapsed: float) -> RenderableType:
     if view.hosts:
         columns = _known(view.hosts, WORKING_HOST_COLUMNS)
         parts.append(table(view.hosts, "Hosts", columns, is_one_line=True))
+    if view.secrets:
+        shown = sorted(view.secrets, key=_urgency)[:SECRETS_SHOWN]
+        title = f"Secrets ({len(view.secrets)})"
+        parts.append(table(shown, title, SECRET_COLUMNS, is_one_line=True))
     return Group(*parts)
+
+
+def _urgency(row: Mapping[str, Any]) -> int:
+    """Sort what failed or runs before what waits, and what is done last."""
+    return "✘▶·–✔".find(str(row.get("state", ""))[:1])
 
 
 def _plain_line(view: View) -> tuple[str, str]:
@@ -203,6 +223,11 @@ def closing(view: View, console: Console, ui_url: str, next_steps: Sequence[str]
         console.print(table(view.phases, "Phases", _known(view.phases, PHASE_COLUMNS)))
     if view.hosts:
         console.print(table(view.hosts, "Hosts", _known(view.hosts, HOST_COLUMNS)))
+    if view.due and not view.secrets:
+        console.print(table(view.due, "Secrets", _known(view.due, DUE_COLUMNS)))
+    if view.secrets:
+        shown = sorted(view.secrets, key=_urgency)
+        console.print(table(shown, "Secrets", SECRET_COLUMNS))
     if view.nodes:
         console.print(table(view.nodes, "Nodes", _known(view.nodes, NODE_COLUMNS)))
     state = view.run.state

@@ -13,7 +13,7 @@ from prefect.variables import Variable
 from pydantic import Field
 
 from domain.errors import PolicyViolation
-from domain.gate import GateOutcome, GatePolicy, decide, refusal
+from domain.gate import GateDecision, GateOutcome, GatePolicy, decide, refusal
 from domain.tofu_plan import ClusterPlan
 
 ANSWER_WITHIN_SECONDS = 24 * 3600
@@ -48,33 +48,41 @@ def pass_gate(environment: str, plan: ClusterPlan) -> str:
     Raises:
         PolicyViolation: the answer rejects the plan or is for another one.
     """
-    logger = get_run_logger()
     decision = decide(gate_policy(environment), changes=plan.changes, destroys=plan.destroys)
-    logger.info("Gate: %s. %s", decision.outcome.value, decision.reason)
+    return pass_decision(decision, plan.plan_hash, plan.summary)
+
+
+def pass_decision(decision: GateDecision, plan_hash: str, summary: str) -> str:
+    """Return who let a plan pass, be it of machines or of secrets.
+
+    Raises:
+        PolicyViolation: the answer rejects the plan or is for another one.
+    """
+    get_run_logger().info("Gate: %s. %s", decision.outcome.value, decision.reason)
     if decision.outcome is not GateOutcome.WAITS:
         return f"policy: {decision.outcome.value}"
     answer = pause_flow_run(
         wait_for_input=Approval.with_initial_data(
             description=(
-                f"**{decision.reason}**\n\nPlan `{plan.plan_hash}`: {plan.summary}. "
+                f"**{decision.reason}**\n\nPlan `{plan_hash}`: {summary}. "
                 "The table of the plan is among this run's artifacts. "
                 "The approval is void if the plan changes."
             ),
-            plan_hash=plan.plan_hash,
+            plan_hash=plan_hash,
         ),
         timeout=ANSWER_WITHIN_SECONDS,
         poll_interval=POLL_SECONDS,
-        key=f"gate-{plan.plan_hash[:24]}",
+        key=f"gate-{plan_hash[:24]}",
     )
     refused = refusal(
-        shown_hash=plan.plan_hash,
+        shown_hash=plan_hash,
         approved_hash=answer.plan_hash,
         is_approved=answer.approve,
         approver=answer.approved_by,
     )
     if refused:
         raise PolicyViolation(
-            f"Unable to apply plan {plan.plan_hash[:12]}: {refused}. "
+            f"Unable to apply plan {plan_hash[:12]}: {refused}. "
             "Nothing was changed; run again to plan anew."
         )
     return answer.approved_by.strip()

@@ -28,23 +28,25 @@ SERVER, WORKER = "#2563eb", "#0d9488"
 FONT = "font-family='ui-sans-serif,Segoe UI,Helvetica,Arial,sans-serif'"
 
 
-def _text(x: float, y: float, text: str, **style: str) -> str:
+def svg_text(x: float, y: float, text: str, **style: str) -> str:
     attributes = " ".join(f"{key.replace('_', '-')}='{value}'" for key, value in style.items())
     return f"<text x='{x:.1f}' y='{y:.1f}' {FONT} {attributes}>{escape(text)}</text>"
 
 
-def _rectangle(x: float, y: float, width: float, height: float, fill: str, extra: str = "") -> str:
+def svg_rectangle(
+    x: float, y: float, width: float, height: float, fill: str, extra: str = ""
+) -> str:
     return (
         f"<rect x='{x:.1f}' y='{y:.1f}' width='{max(width, 0):.1f}' height='{height:.1f}' "
         f"rx='4' fill='{fill}' {extra}/>"
     )
 
 
-def _document(height: float, parts: Sequence[str], title: str) -> str:
+def svg_document(height: float, parts: Sequence[str], title: str) -> str:
     return (
         f"<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 {WIDTH} {height:.0f}' "
         f"width='{WIDTH}' height='{height:.0f}' role='img'><title>{escape(title)}</title>"
-        + _rectangle(0, 0, WIDTH, height, PAPER)
+        + svg_rectangle(0, 0, WIDTH, height, PAPER)
         + "".join(parts)
         + "</svg>"
     )
@@ -64,13 +66,13 @@ def timing_plot(phases: Sequence[Phase]) -> str:
     total = sum(phase.seconds for phase in phases) or 1.0
     scale = (WIDTH - left - right) / total
     bottom = top + row * len(phases)
-    parts = [_text(16, 21, "Seconds per phase", font_size="13", font_weight="600", fill=INK)]
+    parts = [svg_text(16, 21, "Seconds per phase", font_size="13", font_weight="600", fill=INK)]
     step, mark = _step(total), 0.0
     while mark <= total:
         x = left + mark * scale
         parts.append(f"<line x1='{x:.1f}' y1='{top}' x2='{x:.1f}' y2='{bottom}' stroke='{LINE}'/>")
         parts.append(
-            _text(x, bottom + 16, f"{mark:g}", font_size="11", text_anchor="middle", fill=MUTED)
+            svg_text(x, bottom + 16, f"{mark:g}", font_size="11", text_anchor="middle", fill=MUTED)
         )
         mark += step
     at = 0.0
@@ -78,20 +80,22 @@ def timing_plot(phases: Sequence[Phase]) -> str:
         y = top + index * row + 5
         width = max(phase.seconds * scale, 2.0)
         x = left + at * scale
-        parts.append(_text(16, y + 12, phase.name, font_size="12", fill=INK))
-        parts.append(_rectangle(x, y, width, row - 10, COLOURS[phase.state]))
+        parts.append(svg_text(16, y + 12, phase.name, font_size="12", fill=INK))
+        parts.append(svg_rectangle(x, y, width, row - 10, COLOURS[phase.state]))
         parts.append(
-            _text(x + width + 6, y + 12, f"{phase.seconds:.1f} s", font_size="11", fill=MUTED)
+            svg_text(x + width + 6, y + 12, f"{phase.seconds:.1f} s", font_size="11", fill=MUTED)
         )
         at += phase.seconds
-    return _document(bottom + 28, parts, "Seconds per phase")
+    return svg_document(bottom + 28, parts, "Seconds per phase")
 
 
 def topology(machines: Sequence[Row], virtual_ip: str, cluster: str) -> str:
     """Draw the machines on their hypervisors, under the address that clients use."""
     hypervisors = sorted({machine["hypervisor"] for machine in machines})
     if not hypervisors:
-        return _document(40, [_text(16, 24, "No machines", font_size="13", fill=MUTED)], "Topology")
+        return svg_document(
+            40, [svg_text(16, 24, "No machines", font_size="13", fill=MUTED)], "Topology"
+        )
     gap, box = 12, 46
     width = (WIDTH - gap * (len(hypervisors) + 1)) / len(hypervisors)
     held = {h: [m for m in machines if m["hypervisor"] == h] for h in hypervisors}
@@ -99,8 +103,8 @@ def topology(machines: Sequence[Row], virtual_ip: str, cluster: str) -> str:
     top = 92
     height = top + 34 + tallest * (box + 8) + 16
     parts = [
-        _rectangle(WIDTH / 2 - 150, 14, 300, 38, "#eff6ff", f"stroke='{SERVER}'"),
-        _text(
+        svg_rectangle(WIDTH / 2 - 150, 14, 300, 38, "#eff6ff", f"stroke='{SERVER}'"),
+        svg_text(
             WIDTH / 2, 38, f"{cluster} · https://{virtual_ip}:6443", font_size="13",
             text_anchor="middle", font_weight="600", fill=INK,
         ),
@@ -111,26 +115,26 @@ def topology(machines: Sequence[Row], virtual_ip: str, cluster: str) -> str:
         parts.append(
             f"<path d='M{WIDTH / 2:.1f} 52 V72 H{middle:.1f} V{top}' fill='none' stroke='{LINE}'/>"
         )
-        parts.append(_rectangle(x, top, width, height - top - 12, "#f9fafb", f"stroke='{LINE}'"))
+        parts.append(svg_rectangle(x, top, width, height - top - 12, "#f9fafb", f"stroke='{LINE}'"))
         parts.append(
-            _text(x + 12, top + 21, hypervisor, font_size="12", font_weight="600", fill=MUTED)
+            svg_text(x + 12, top + 21, hypervisor, font_size="12", font_weight="600", fill=MUTED)
         )
         for index, machine in enumerate(held[hypervisor]):
             y = top + 34 + index * (box + 8)
             colour = SERVER if machine["role"] == "server" else WORKER
-            parts.append(_rectangle(x + 10, y, width - 20, box, colour))
+            parts.append(svg_rectangle(x + 10, y, width - 20, box, colour))
             parts.append(
-                _text(
+                svg_text(
                     x + 20, y + 19, machine["name"], font_size="12", font_weight="600", fill=PAPER
                 )
             )
             parts.append(
-                _text(
+                svg_text(
                     x + 20, y + 36, f"{machine['address']} · {machine.get('state', '')}",
                     font_size="11", fill=PAPER,
                 )
             )  # fmt: skip
-    return _document(height, parts, f"Topology of {cluster}")
+    return svg_document(height, parts, f"Topology of {cluster}")
 
 
 def as_data_uri(svg: str) -> str:
