@@ -22,6 +22,8 @@ from blocks.rotation import (
     postgresql_users,
     proxmox_api_token,
     redis_acl,
+    rke2_secrets_encryption,
+    rke2_server_token,
     ssh_host_certificate,
     ssh_user_ca,
 )
@@ -46,6 +48,8 @@ CLASSES: tuple[RotationClass, ...] = (
     http_basic_user.CLASS,
     ssh_host_certificate.CLASS,
     ssh_user_ca.CLASS,
+    rke2_server_token.CLASS,
+    rke2_secrets_encryption.CLASS,
 )
 
 _BY_KIND = {each.kind: each for each in CLASSES}
