@@ -17,6 +17,8 @@ from domain.rotation.contract import SecretRef, Seen
 
 QUIET_SECONDS = "quiet_seconds"
 DEFAULT_QUIET_SECONDS = "60"
+CONNECT_SECONDS = "5"
+"""Where sessions show who has moved, this is left for who has read and not yet connected."""
 
 
 @dataclass(frozen=True)
@@ -28,9 +30,9 @@ class Uses:
     old_used_at: datetime | None
 
 
-def quiet_seconds(secret: SecretRef) -> float:
+def quiet_seconds(secret: SecretRef, default: str = DEFAULT_QUIET_SECONDS) -> float:
     """Return the longest pause between two uses of one consumer."""
-    text = secret.parameters.get(QUIET_SECONDS, DEFAULT_QUIET_SECONDS)
+    text = secret.parameters.get(QUIET_SECONDS, default)
     try:
         return float(text)
     except ValueError:

@@ -6,19 +6,23 @@ which consumers have moved; and that the old user ends without login, password a
 Refuses to rotate the administrator that it works with, and a user with open sessions that the
 secret's path does not know of.
 
-Parameters: `users`, two names with a comma; `role`, which has the rights; `admin_path`.
+Parameters: `users`, two names with a comma; `role`, which has the rights; `admin_path`;
+`quiet_seconds`, the longest time between reading the path and being connected (default 5).
 """
 
 from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
+from datetime import UTC, datetime
 
 from psycopg import sql
 
 from blocks.openbao import OpenBaoSession
+from blocks.openbao_versions import VersionedSecrets
 from blocks.rotation import postgresql_login as postgresql
 from blocks.rotation.classes import RotationClass
+from blocks.rotation.last_use import CONNECT_SECONDS, quiet_seconds
 from blocks.rotation.secret_parameters import parameters
 from domain.errors import Conflict, InvalidSpec, PermanentError
 from domain.rotation.contract import Proof, SecretRef, Seen, Values
@@ -36,6 +40,7 @@ class AlternatingUsers:
     def __init__(self, session: OpenBaoSession) -> None:
         """Read the administrators' logins by `session`."""
         self._session = session
+        self._versions = VersionedSecrets(session)
 
     def create(self, secret: SecretRef, generation: int, current: Values | None) -> Values:
         """Choose the user whose turn it is, and a password; the server does not know it yet."""
@@ -85,6 +90,10 @@ class AlternatingUsers:
 
     def observe(self, secret: SecretRef, new: Values, current: Values | None) -> Sequence[Seen]:
         """Look by which user each consumer's sessions are held."""
+        since = self._versions.written_at(secret.path)
+        elapsed = (datetime.now(UTC) - since).total_seconds() if since else 0.0
+        if elapsed < quiet_seconds(secret, CONNECT_SECONDS):
+            return [Seen(secret.path, False, f"handed out {elapsed:.0f} s ago")]
         login, users = postgresql.place(self._session, secret), _users(secret)
         with postgresql.administrator(login) as connection:
             found = postgresql.sessions(connection, users)
@@ -127,5 +136,6 @@ CLASS = RotationClass(
     observed="pg_stat_activity: every session of a consumer is the new user's",
     proved_dead="login as the old user: password authentication failed",
     parameters=("users", "role", "admin_path"),
+    optional=("quiet_seconds",),
 )
 """How the registry knows it."""

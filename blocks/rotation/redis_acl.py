@@ -21,11 +21,13 @@ from typing import Any
 
 import redis
 import redis.exceptions
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from blocks.openbao import OpenBaoSession
 from blocks.openbao_versions import VersionedSecrets
 from blocks.rotation.classes import RotationClass
-from blocks.rotation.last_use import quiet_seconds
+from blocks.rotation.last_use import CONNECT_SECONDS, quiet_seconds
 from blocks.rotation.secret_parameters import parameters
 from domain.errors import (
     Conflict,
@@ -102,7 +104,7 @@ class AclUser:
         elapsed = self._elapsed_seconds(secret)
         if elapsed is None:
             return [Seen(new["username"], None, "it is not known when it was handed out")]
-        if elapsed < quiet_seconds(secret):
+        if elapsed < quiet_seconds(secret, CONNECT_SECONDS):
             return [Seen(new["username"], False, f"{elapsed:.0f} s since it was handed out")]
         old: dict[str, bool] = {}
         for host, client in self._nodes(secret):
@@ -172,6 +174,8 @@ class AclUser:
             username=values["username"],
             password=values["password"],
             client_name=CONNECTION_NAME,
+            # A denied login counts as a broken connection there, and would be tried ten times.
+            retry=Retry(NoBackoff(), 0),
             socket_timeout=TIMEOUT_SECONDS,
             socket_connect_timeout=TIMEOUT_SECONDS,
             decode_responses=True,
