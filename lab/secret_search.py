@@ -13,7 +13,7 @@ import os
 import re
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event, Thread
@@ -26,6 +26,7 @@ CHUNK_BYTES = 1 << 20
 LEAST_LENGTH = 12
 """Shorter values are matched as whole words only: they would be found in any random text."""
 SAMPLE_EVERY_SECONDS = 0.1
+LOOKS_AT_A_PROCESS = 10
 FORMS_WITHOUT_VALUE = {
     "a private key": rb"-----BEGIN [A-Z ]*PRIVATE KEY-----",
     "a token of OpenBao": rb"(^|[^A-Za-z0-9._/+-])[bsr]\.[A-Za-z0-9]{24}([^A-Za-z0-9]|$)",
@@ -207,11 +208,16 @@ def guest_roots(layout: Layout) -> dict[str, Path]:
 
 
 class ArgumentWatch:
-    """Collects the argv of every process of the machine while a body runs."""
+    """Collects the argv of every process of the machine while a body runs.
+
+    A process is read in its first looks only: it is started with one argv and takes another when
+    it becomes the program that was called; after that nothing changes, and reading costs time.
+    """
 
     def __init__(self) -> None:
         """Nothing is seen yet."""
         self.seen: set[bytes] = set()
+        self._looks: dict[str, int] = {}
         self._is_over = Event()
 
     def _watch(self) -> None:
@@ -220,11 +226,12 @@ class ArgumentWatch:
 
     def look(self) -> None:
         """Take one sample."""
-        for file in Path("/proc").glob("[0-9]*/cmdline"):
-            try:
-                self.seen.add(file.read_bytes())
-            except OSError:
-                continue
+        alive = [name for name in os.listdir("/proc") if name.isdigit()]  # noqa: PTH208 - names only
+        self._looks = {pid: self._looks.get(pid, 0) + 1 for pid in alive}
+        for pid, looks in self._looks.items():
+            if looks <= LOOKS_AT_A_PROCESS:
+                with suppress(OSError):  # it ended meanwhile
+                    self.seen.add(Path(f"/proc/{pid}/cmdline").read_bytes())
 
     @contextmanager
     def watching(self) -> Iterator[ArgumentWatch]:

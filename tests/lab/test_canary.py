@@ -11,6 +11,7 @@ import contextlib
 import secrets
 import stat
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -133,15 +134,14 @@ def test_a_planted_secret_is_found_in_a_commit_that_was_taken_back(
 
 def test_a_planted_secret_is_found_in_an_argv(canary: tuple[str, Wanted]) -> None:
     value, wanted = canary
-    with ArgumentWatch().watching() as watch, subprocess.Popen(["sleep", "30", "0"]) as other:
-        command = ["python3", "-c", "import time; time.sleep(30)", f"--password={value}"]
-        with subprocess.Popen(command) as process:
-            for _ in range(200):
-                watch.look()
-                if in_text(wanted, "argvs", sorted(watch.seen)):
-                    break
-            process.kill()
-        other.kill()
+    command = ["python3", "-c", "import time; time.sleep(60)", f"--password={value}"]
+    with ArgumentWatch().watching() as watch, subprocess.Popen(command) as process:
+        until = time.monotonic() + 30.0
+        while time.monotonic() < until:
+            if in_text(wanted, "argvs", sorted(watch.seen.copy())):
+                break
+            time.sleep(0.1)
+        process.kill()
     assert in_text(wanted, "argvs", sorted(watch.seen)) == {Find("the canary", "argvs")}
 
 
