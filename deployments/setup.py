@@ -19,6 +19,7 @@ from prefect.client.schemas.actions import (
     DeploymentUpdate,
     WorkPoolCreate,
 )
+from prefect.client.schemas.responses import DeploymentResponse
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.exceptions import ObjectNotFound
 from prefect.utilities.importtools import import_object
@@ -69,6 +70,17 @@ def default_spec(environment: str) -> dict[str, Any] | None:
     return loaded
 
 
+def default_parameters(
+    name: str, environment: str, deployment: DeploymentResponse
+) -> dict[str, Any]:
+    """Return what a deployment starts with: a cluster's spec, or the first site's environment."""
+    spec = default_spec(name)
+    if spec is not None:
+        return {"spec": spec}
+    asked = (deployment.parameter_openapi_schema or {}).get("properties", {})
+    return {"environment": environment} if "environment" in asked else {}
+
+
 def deployment_names() -> list[tuple[str, str]]:
     """Return (flow, deployment) of everything in prefect.yaml."""
     items = yaml.safe_load((ROOT / "prefect.yaml").read_text(encoding="utf-8"))["deployments"]
@@ -76,7 +88,7 @@ def deployment_names() -> list[tuple[str, str]]:
     return [(import_object(item["entrypoint"]).name, item["name"]) for item in items]
 
 
-def _deploy() -> list[str]:
+def _deploy(environment: str) -> list[str]:
     """Register prefect.yaml's deployments; returns their names as `flow/deployment`."""
     done = subprocess.run(
         [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"],
@@ -97,9 +109,9 @@ def _deploy() -> list[str]:
         for flow, deployment_name in deployment_names():
             name = f"{flow}/{deployment_name}"
             deployment = client.read_deployment_by_name(name)
-            spec = default_spec(deployment_name)
-            if spec is not None and not deployment.parameters:
-                client.update_deployment(deployment.id, DeploymentUpdate(parameters={"spec": spec}))
+            defaults = default_parameters(deployment_name, environment, deployment)
+            if defaults and not deployment.parameters:
+                client.update_deployment(deployment.id, DeploymentUpdate(parameters=defaults))
             names.append(name)
     return names
 
@@ -130,7 +142,7 @@ def set_up(site: SiteFile, say: Say) -> None:
     say(f"work pool {WORK_POOL}")
     say("blocks: " + ", ".join(save_blocks(site)))
     say(f"gate policy of {site.environment}: {_ensure_gate_policy(site.environment)}")
-    say("deployments: " + ", ".join(_deploy()))
+    say("deployments: " + ", ".join(_deploy(site.environment)))
     nightly = site.rotation
     schedule = ensure_schedule(site.environment, nightly.cron, is_active=nightly.is_scheduled)
     say(f"schedule of {NIGHTLY} in {site.environment}: {schedule}")

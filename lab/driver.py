@@ -124,10 +124,14 @@ class Driver:
         return done.stdout + done.stderr
 
     def start(self, deployment: str, spec: Mapping[str, Any]) -> str:
-        """Start a deployment such as `bootstrap-cluster/lab`; returns the run's id."""
+        """Start a deployment on a cluster, as `bootstrap-cluster/lab`; returns the run's id."""
+        return self.start_with(deployment, {"spec": dict(spec)})
+
+    def start_with(self, deployment: str, parameters: Mapping[str, Any]) -> str:
+        """Start any deployment; returns the run's id."""
         self.set_up()
         found = self.api("GET", f"deployments/name/{deployment}")
-        body = {"parameters": {"spec": dict(spec)}, "state": {"type": "SCHEDULED"}}
+        body = {"parameters": dict(parameters), "state": {"type": "SCHEDULED"}}
         made = self.api("POST", f"deployments/{found['id']}/create_flow_run", body)
         return str(made["id"])
 

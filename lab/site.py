@@ -20,9 +20,11 @@ from lab.layout import (
     Layout,
 )
 from lab.services.files import write_if_changed
+from lab.services.openbao import audit_log
 from lab.services.openbao_setup import (
     KV_MOUNT,
     LEDGER_KEY,
+    ROTATION_KEY,
     SSH_MOUNT,
     SSH_ROLE,
     STATE_KEY,
@@ -47,6 +49,8 @@ def site_document(layout: Layout) -> dict[str, Any]:
             "ssh_role": SSH_ROLE,
             "ledger_key": LEDGER_KEY,
             "state_key": STATE_KEY,
+            "rotation_key": ROTATION_KEY,
+            "audit_file": str(audit_log(layout)),
         },
         "proxmox": {
             "url": layout.proxmox_url,
@@ -82,6 +86,8 @@ def site_document(layout: Layout) -> dict[str, Any]:
         "artifacts": {"url": layout.artifacts_url, "ca_file": ca_file},
         "ledger": {"directory": str(layout.ledger_directory)},
         "prefect": {"api_url": layout.prefect_api_url, "ui_url": layout.ui_url},
+        # In the lab a person starts it; a site of its own leaves this out.
+        "rotation": {"is_scheduled": False},
     }
 
 

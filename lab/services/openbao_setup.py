@@ -28,6 +28,9 @@ SSH_MOUNT = "ssh"
 SSH_ROLE = "infraflows"
 LEDGER_KEY = "infraflows-ledger"
 STATE_KEY = "infraflows-state"
+ROTATION_KEY = "infraflows-rotation"
+APPS_APPROLE_MOUNT = "approle-apps"
+"""AppRoles of applications: apart from the worker's own, which the worker must not change."""
 APPROLE = "infraflows-worker"
 _LEADER_TIMEOUT_SECONDS = 30.0
 
@@ -56,6 +59,44 @@ path "{TRANSIT_MOUNT}/keys/{LEDGER_KEY}"   {{ capabilities = ["read"] }}
 # Short-lived SSH certificates, and the CA that machines are told to trust.
 path "{SSH_MOUNT}/sign/{SSH_ROLE}" {{ capabilities = ["update"] }}
 path "{SSH_MOUNT}/config/ca"       {{ capabilities = ["read"] }}
+
+# Rotation: the engine's records, and the secrets of applications that it replaces.
+path "{KV_MOUNT}/data/rotation/{ENVIRONMENT}/*" {{ capabilities = ["create", "read", "update"] }}
+path "{KV_MOUNT}/metadata/rotation/{ENVIRONMENT}/*" {{
+  capabilities = ["create", "read", "update", "list"]
+}}
+path "{KV_MOUNT}/data/apps/*"     {{ capabilities = ["create", "read", "update", "delete"] }}
+path "{KV_MOUNT}/metadata/apps/*" {{ capabilities = ["read", "list", "delete"] }}
+path "{KV_MOUNT}/destroy/apps/*"  {{ capabilities = ["update"] }}
+path "{TRANSIT_MOUNT}/hmac/{ROTATION_KEY}/*" {{ capabilities = ["update"] }}
+path "{TRANSIT_MOUNT}/keys/{ROTATION_KEY}"   {{ capabilities = ["read"] }}
+
+# Secret ids of applications' AppRoles, and periodic tokens of roles named apps-*.
+path "auth/{APPS_APPROLE_MOUNT}/role/+"                   {{ capabilities = ["read"] }}
+path "auth/{APPS_APPROLE_MOUNT}/role/+/role-id"           {{ capabilities = ["read"] }}
+path "auth/{APPS_APPROLE_MOUNT}/role/+/custom-secret-id"  {{ capabilities = ["update"] }}
+path "auth/{APPS_APPROLE_MOUNT}/role/+/secret-id/lookup"  {{ capabilities = ["update"] }}
+path "auth/{APPS_APPROLE_MOUNT}/role/+/secret-id/destroy" {{ capabilities = ["update"] }}
+path "auth/token/roles/apps-*"  {{ capabilities = ["read"] }}
+path "auth/token/create/apps-*" {{ capabilities = ["create", "update"] }}
+path "sys/leases/revoke-prefix/auth/token/create/apps-*" {{ capabilities = ["update", "sudo"] }}
+path "auth/token/lookup" {{ capabilities = ["update"] }}
+path "auth/token/revoke" {{ capabilities = ["update"] }}
+
+# A run must know its own credential, to refuse to rotate it.
+path "auth/approle/role/{APPROLE}/secret-id/lookup" {{ capabilities = ["update"] }}
+
+# After a leak: which secrets there are, who can read which, and who did. Names, never values.
+path "{KV_MOUNT}/metadata/*"          {{ capabilities = ["list"] }}
+path "sys/policies/acl"               {{ capabilities = ["list"] }}
+path "sys/policies/acl/"              {{ capabilities = ["list"] }}
+path "sys/policies/acl/*"             {{ capabilities = ["read"] }}
+path "sys/audit"                      {{ capabilities = ["read", "sudo"] }}
+path "sys/audit-hash/*"               {{ capabilities = ["update"] }}
+path "auth/token/accessors"           {{ capabilities = ["list", "sudo"] }}
+path "auth/token/accessors/"          {{ capabilities = ["list", "sudo"] }}
+path "auth/token/lookup-accessor"     {{ capabilities = ["update"] }}
+path "auth/token/revoke-accessor"     {{ capabilities = ["update"] }}
 
 # Looking around, and giving the token back.
 path "sys/health"                {{ capabilities = ["read"] }}
@@ -179,6 +220,8 @@ def configure(layout: Layout) -> None:
     _ssh_authority(client)
     client.call("PUT", f"sys/policies/acl/{APPROLE}", {"policy": WORKER_POLICY})
     _worker_login(client, layout)
+    if f"{APPS_APPROLE_MOUNT}/" not in client.call("GET", "sys/auth")["data"]:
+        client.call("POST", f"sys/auth/{APPS_APPROLE_MOUNT}", {"type": "approle"})
     for name in GIVEN_TO_THE_PRODUCT:
         path = f"{KV_MOUNT}/data/infraflows/{ENVIRONMENT}/{name}"
         client.call("POST", path, {"data": dict(credential(layout, name))})
@@ -202,7 +245,8 @@ def _wait_for_kv(client: Client, path: str) -> None:
 
 
 def _transit_keys(client: Client) -> None:
-    for name, kind in ((LEDGER_KEY, "ed25519"), (STATE_KEY, "aes256-gcm96")):
+    kinds = {LEDGER_KEY: "ed25519", STATE_KEY: "aes256-gcm96", ROTATION_KEY: "aes256-gcm96"}
+    for name, kind in kinds.items():
         path = f"{TRANSIT_MOUNT}/keys/{name}"
         if client.call("GET", path, absent_is_none=True) is None:
             client.call("POST", path, {"type": kind})

@@ -18,6 +18,8 @@ from lab.services.service import Launch, Service
 USER = "postgres"
 BINARIES = Path("/usr/lib/postgresql/15/bin")
 DATABASE = "prefect"
+APPS_DATABASE = "apps"
+"""Of the demo applications, whose users are rotated; made by `lab.rotation_demo`."""
 
 _SETTINGS = f"""\
 listen_addresses = '{GATEWAY}'
@@ -32,9 +34,11 @@ log_statement = 'none'
 """
 
 _ACCESS = f"""\
-# The operating system's postgres user by socket; Prefect by password; nobody else.
+# The operating system's postgres user by socket; Prefect and applications by password, each in a
+# database of their own; nobody else.
 local all postgres peer
 host {DATABASE} {DATABASE} {GATEWAY}/32 scram-sha-256
+host {APPS_DATABASE} all {GATEWAY}/32 scram-sha-256
 """
 
 
@@ -117,7 +121,7 @@ def answers(layout: Layout) -> str | None:
 def settle(layout: Layout) -> None:
     """The role and the database of Prefect, with the password of today."""
     login = credential(layout, "postgresql")
-    _psql(
+    run_statements(
         layout,
         "postgres",
         f"""
@@ -128,10 +132,11 @@ def settle(layout: Layout) -> None:
          WHERE NOT EXISTS (SELECT 1 FROM pg_database WHERE datname = '{DATABASE}') \\gexec
         """,  # noqa: S608 - our own names, and a password of URL-safe characters that we made
     )
-    _psql(layout, DATABASE, "CREATE EXTENSION IF NOT EXISTS pg_trgm;")
+    run_statements(layout, DATABASE, "CREATE EXTENSION IF NOT EXISTS pg_trgm;")
 
 
-def _psql(layout: Layout, database: str, statements: str) -> None:
+def run_statements(layout: Layout, database: str, statements: str) -> None:
+    """Run SQL as the server's own administrator; it travels on standard input."""
     _run_as_postgres(
         [
             str(BINARIES / "psql"),
