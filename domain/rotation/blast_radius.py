@@ -118,7 +118,7 @@ class Hit:
             "class": self.ruled.secret.kind if self.ruled else "no rule: rotate by hand",
             "environment": self.ruled.secret.environment if self.ruled else "",
             "mode": how if self.ruled else "",
-            "why": "; ".join(reason.text for reason in self.reasons),
+            "why": "; ".join(dict.fromkeys(reason.text for reason in self.reasons)),
             "consumers": ", ".join(each.label for each in self.consumers) or "none known",
         }
 

@@ -113,13 +113,22 @@ EXAMPLE: dict[str, Any] = {
             "class": "postgresql-alternating-users",
             "environment": "production",
             "system": "db-1",
-            "parameters": {"host": "db-1.example.org", "port": 5432, "user": "{1}"},
+            "parameters": {
+                "users": "{1}_a,{1}_b",
+                "role": "{1}",
+                "admin_path": "infraflows/production/db-1",
+                "quiet_seconds": 5,
+            },
         },
         {
             "path": "test/**",
             "class": "kubernetes-secret",
             "environment": "test",
-            "parameters": {"namespace": "test", "name": "{name}"},
+            "parameters": {
+                "kubeconfig_path": "clusters/test/kubeconfig",
+                "namespace": "test",
+                "name": "{name}",
+            },
         },
     ],
 }

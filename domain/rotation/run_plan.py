@@ -75,15 +75,13 @@ class RunPlan:
     @property
     def summary(self) -> str:
         """The plan in one line."""
-        count = len(self.slots)
-        parts = [f"{count} {'secret' if count == 1 else 'secrets'} in {len(self.waves)} waves"]
-        for number, what in (
-            (len(self.waiting), "waiting"),
-            (len(self.accessors), "tokens to revoke"),
-            (len(self.by_hand), "to rotate by hand"),
-        ):
-            if number:
-                parts.append(f"{number} {what}")
+        parts = [f"{_counted(len(self.slots), 'secret')} in {_counted(len(self.waves), 'wave')}"]
+        if self.waiting:
+            parts.append(f"{len(self.waiting)} waiting")
+        if self.accessors:
+            parts.append(f"{_counted(len(self.accessors), 'token')} to revoke")
+        if self.by_hand:
+            parts.append(f"{len(self.by_hand)} to rotate by hand")
         return ", ".join(parts)
 
     def rows(self) -> list[dict[str, str]]:
@@ -118,6 +116,10 @@ class RunPlan:
                 }
             )
         return found
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def nightly_plan(

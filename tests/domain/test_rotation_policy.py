@@ -73,7 +73,12 @@ def test_the_first_rule_that_matches_names_class_parameters_and_limit() -> None:
         "db-1",
         2,
     )
-    assert found.secret.parameters == {"host": "db-1.example.org", "port": "5432", "user": "shop"}
+    assert found.secret.parameters == {
+        "users": "shop_a,shop_b",
+        "role": "shop",
+        "admin_path": "infraflows/production/db-1",
+        "quiet_seconds": "5",
+    }
 
 
 @pytest.mark.parametrize(
