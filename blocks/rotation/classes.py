@@ -28,5 +28,7 @@ class RotationClass:
     optional: tuple[str, ...] = ()
     needs_approval: bool = False
     """True when a person must agree to each rotation."""
+    is_observed_by_reads: bool = False
+    """True when the system does not tell who uses it: OpenBao's audit log is asked who read it."""
     outage_seconds: int = 0
     """What consumers that behave as the class says must expect."""

@@ -142,6 +142,7 @@ CLASS = RotationClass(
     observed="not told by the server; by OpenBao's audit log",
     proved_dead="request as the old user: 401",
     parameters=("hosts", "password_file", "user", "test_url"),
-    optional=("ca_file", "host_keys_path", "ssh_user"),
+    is_observed_by_reads=True,
+    optional=("quiet_seconds", "ca_file", "host_keys_path", "ssh_user"),
 )
 """How the registry knows it."""

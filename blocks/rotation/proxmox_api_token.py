@@ -197,6 +197,7 @@ CLASS = RotationClass(
     observed="not told by Proxmox VE; by OpenBao's audit log",
     proved_dead="login with the old token: 401",
     parameters=("urls", "ca_file", "admin_path"),
-    optional=("lifetime_days", "user", "token", "acl"),
+    is_observed_by_reads=True,
+    optional=("quiet_seconds", "lifetime_days", "user", "token", "acl"),
 )
 """How the registry knows it."""

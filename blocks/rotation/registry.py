@@ -28,6 +28,7 @@ from blocks.rotation import (
     ssh_user_ca,
 )
 from blocks.rotation.classes import RotationClass
+from blocks.rotation.readers import ObservedByReads
 from blocks.rotation.site import RotationSite
 from domain.errors import InvalidSpec, PolicyViolation
 from domain.rotation.contract import Adapter, SecretRef
@@ -114,7 +115,8 @@ def adapter_for(site: RotationSite, secret: SecretRef) -> Adapter:
             f"Unable to rotate {secret.path}: the class {secret.kind} needs a person's approval "
             "each time. Start it by hand and approve it when the run asks."
         )
-    return found.make(site)
+    made = found.make(site)
+    return ObservedByReads(made, site.session) if found.is_observed_by_reads else made
 
 
 def table() -> list[dict[str, str]]:
