@@ -13,7 +13,21 @@ from blocks.git_repository import GitSession
 SHORTEST = 8
 """Characters: a shorter part, as a port or a user's name, says nothing."""
 
-PUBLIC_PARTS = frozenset({"username", "host", "database", "role_id", "accessor"})
+PUBLIC_PARTS = frozenset(
+    {
+        "accessor",
+        "algorithm",
+        "database",
+        "host",
+        "key_name",
+        "role_id",
+        "sslmode",
+        "sslrootcert",
+        "token_id",
+        "url",
+        "username",
+    }
+)
 """Parts of a value that stand in clear elsewhere and leak nothing."""
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -183,8 +184,12 @@ def _refused(deployment: str, error: PrefectHTTPStatusError) -> LifecycleError:
             f"Unable to run {deployment}: the Prefect server answered {response.status_code}. "
             "Read its log."
         )
-    detail = response.json().get("detail", response.text)
-    return InvalidSpec(f"the parameters of {deployment}", [str(detail)])
+    detail = str(response.json().get("detail", response.text))
+    # What was refused may be a secret that somebody took for a hint: it is not repeated.
+    shown = re.sub(
+        r"Failure reason: '.*' (does not match|is too)", r"Failure reason: it \1", detail
+    )
+    return InvalidSpec(f"the parameters of {deployment}", [shown])
 
 
 def _next_steps(deployment: str, cluster: str, environment: str) -> list[str]:

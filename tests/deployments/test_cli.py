@@ -2,11 +2,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import httpx
 import pytest
 import yaml
+from prefect.exceptions import PrefectHTTPStatusError
 from typer.testing import CliRunner
 
-from deployments.cli import app
+from deployments.cli import _read_parameters, _refused, app
 from domain.specs import EXAMPLE
 
 runner = CliRunner()
@@ -73,3 +75,29 @@ def test_a_missing_ledger_is_told(tmp_path: Path) -> None:
     result = runner.invoke(app, ["verify-ledger", str(tmp_path / "none.jsonl")])
     assert result.exit_code == 1
     assert "Unable to verify the ledger" in result.stderr
+
+
+def test_a_parameter_that_is_no_pair_is_told() -> None:
+    result = runner.invoke(app, ["run", "rotate-secrets/one", "--parameter", "path"])
+    assert result.exit_code == 1
+    assert "--parameter 'path': is not name=value" in result.stderr
+
+
+def test_a_parameter_is_json_or_the_text_that_it_is() -> None:
+    given = ["path=apps/shop/database", "dry_run=true", 'leak={"kind": "path", "value": "a=b"}']
+    assert _read_parameters(given) == {
+        "path": "apps/shop/database",
+        "dry_run": True,
+        "leak": {"kind": "path", "value": "a=b"},
+    }
+
+
+def test_a_refusal_of_parameters_does_not_repeat_what_was_given() -> None:
+    detail = "Validation failed for field 'leak.value'. Failure reason: 'hvs.X' does not match '^a'"
+    response = httpx.Response(
+        409, json={"detail": detail}, request=httpx.Request("POST", "http://x")
+    )
+    error = PrefectHTTPStatusError("refused", request=response.request, response=response)
+    text = str(_refused("rotate-secrets/leak", error))
+    assert "leak.value" in text
+    assert "hvs.X" not in text
