@@ -31,7 +31,7 @@ PAGE = ROOT / "benchmarks" / "README.md"
 FIGURES = ROOT / "benchmarks" / "results.json"
 PICTURE = ROOT / "docs" / "pictures" / "benchmark.svg"
 PARTIAL = ROOT / "test-results" / "benchmark"
-_EXPECTED = (
+EXPECTED = (
     BareFailed,
     BenchmarkRefused,
     DriverFailed,
@@ -87,7 +87,7 @@ def main(
     wanted = _sizes(nodes)
     try:
         results = _measured(wanted, rounds, is_kept=keep)
-    except _EXPECTED as error:
+    except EXPECTED as error:
         print(error, file=sys.stderr)
         raise typer.Exit(1) from None
     print(f"\n{section(results)}")

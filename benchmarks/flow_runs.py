@@ -49,9 +49,14 @@ def timed_run(driver: Driver, deployment: str, spec: Mapping[str, Any]) -> FlowT
 
 def _timed(driver: Driver, deployment: str, spec: Mapping[str, Any]) -> tuple[str, FlowTimes]:
     run = driver.start(deployment, spec)
+    return run, times_of(driver, run)
+
+
+def times_of(driver: Driver, run: str) -> FlowTimes:
+    """Wait for the good end of a run that was started, and return its figures."""
     seen = _ended(driver, run)
     created, running, end = (_moment(seen[key]) for key in ("created", "start_time", "end_time"))
-    return run, FlowTimes(
+    return FlowTimes(
         start_seconds=round((running - created).total_seconds(), 2),
         phases=dict(driver.view(run).seconds),
         whole_seconds=round((end - created).total_seconds(), 2),

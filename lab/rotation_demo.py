@@ -101,7 +101,7 @@ def seed(layout: Layout) -> list[str]:
     """Make the secrets that are absent and commit the policy; returns what was made."""
     bao = root_client(layout)
     made = []
-    _database_administrator(layout, bao)
+    database_administrator(layout, bao)
     for app in APPS:
         for part, make in (
             ("approle", _secret_id),
@@ -160,7 +160,7 @@ def _token(_layout: Layout, bao: Client, app: str) -> dict[str, str]:
     return {"token": auth["client_token"], "accessor": auth["accessor"]}
 
 
-def _database_administrator(layout: Layout, bao: Client) -> None:
+def database_administrator(layout: Layout, bao: Client) -> None:
     """A user that may change users and sees sessions, and is no superuser; its database."""
     path = f"{KV_MOUNT}/data/{ADMIN_PATH}"
     if bao.call("GET", path, absent_is_none=True) is not None:
