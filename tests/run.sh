@@ -86,16 +86,15 @@ pytest_part() { # NAME LIMIT MARKER [pytest argument...]
     local name=$1 limit=$2 marker=$3 inside=()
     shift 3
     # A test of the lab stands where an operator's workstation would: inside the lab's network.
-    $lab_is_up && [[ $name != unit ]] && inside=(infraflows-lab exec --)
+    $lab_is_up && [[ $name != unit* ]] && inside=(infraflows-lab exec --)
     # A traceback of every thread is written when one test takes this long: a hang explains itself.
     run_part "$name" "$limit" "${inside[@]}" python -m pytest -q --tb=short --durations=8 --color=no -m "$marker" \
         -o "cache_dir=$results/cache-$name" -o faulthandler_timeout=420 --basetemp="$scratch/$name" --junit-xml="$results/$name.xml" "$@"
 }
 
-lab_part() { # NAME LIMIT MARKER: once more for what failed, and loudly if that helps
+retried_part() { # NAME LIMIT MARKER: once more for what failed, and loudly if that helps
     local name=$1 limit=$2 marker=$3 count
     rm -rf "$results/cache-$name"
-    start_lab || { record "$name" FAILED 0.0 "not run: the lab did not start"; failed=1; return 1; }
     local before=$failed rc=0
     pytest_part "$name" "$limit" "$marker" || rc=$?
     ((rc == 1)) || return $rc # passed, or it did not come as far as a verdict on tests
@@ -107,6 +106,11 @@ lab_part() { # NAME LIMIT MARKER: once more for what failed, and loudly if that 
         grep '^FAILED\|^ERROR' "$results/$name-first.log" | cut -c1-200
         rows[-2]=${rows[-2]/FAILED /FLAKY  }
     fi
+}
+
+lab_part() { # NAME LIMIT MARKER
+    start_lab || { record "$1" FAILED 0.0 "not run: the lab did not start"; failed=1; return 1; }
+    retried_part "$@"
 }
 
 lab_down() { # INSTANCE HOME [--purge]: finds what is left in the kernel, not in the lab's own records
@@ -191,7 +195,7 @@ for part in "${parts[@]}"; do
     types) run_part types 300 mypy ;;
     layers) run_part layers 120 lint-imports ;;
     go) run_part go 400 bash -c go_checks ;;
-    unit) pytest_part unit 1200 "not lab and not chaos" ;;
+    unit) retried_part unit 1800 "not lab and not chaos" ;;
     lab) lab_part lab 2100 "lab and not chaos" ;;
     chaos) lab_part chaos 2400 chaos ;;
     esac
