@@ -61,9 +61,9 @@ class LedgerFile:
 
     def _set_torn_line_aside(self) -> None:
         """Move what follows the last newline to a file of its own: a kill cut it short."""
-        content = self.path.read_bytes() if self.path.exists() else b""
-        if not content or content.endswith(b"\n"):
+        if not self.path.exists() or _ends_whole(self.path):
             return
+        content = self.path.read_bytes()
         whole, _, torn = content.rpartition(b"\n")
         aside = self.path.with_suffix(f".torn-{len(whole)}")
         aside.write_bytes(torn)
@@ -78,14 +78,14 @@ class LedgerFile:
         """
         with self._locked():
             self._set_torn_line_aside()
-            lines = self.path.read_text().splitlines() if self.path.exists() else []
-            for line in reversed(lines):
-                entry = json.loads(line)
-                if entry["id"] == step.step_id:
-                    return int(entry["sequence"])
-            previous = json.loads(lines[-1])["hash"] if lines else GENESIS
+            content = self.path.read_bytes() if self.path.exists() else b""
+            known = _line_of(step.step_id, content)
+            if known is not None:
+                return known
+            count, last = content.count(b"\n"), content[:-1].rpartition(b"\n")[2]
+            previous = json.loads(last)["hash"] if last else GENESIS
             time = datetime.now(UTC).isoformat(timespec="milliseconds")
-            new = unsigned_entry(step, len(lines) + 1, previous, time)
+            new = unsigned_entry(step, count + 1, previous, time)
             new["hash"] = entry_hash(new)
             new["signature"] = sign(str(new["hash"]).encode())
             self._write_keys(keys)
@@ -93,7 +93,7 @@ class LedgerFile:
                 file.write(json.dumps(new, sort_keys=True, ensure_ascii=False) + "\n")
                 file.flush()
                 os.fsync(file.fileno())
-            return len(lines) + 1
+            return count + 1
 
     def _write_keys(self, keys: Mapping[int, str]) -> None:
         text = json.dumps({str(version): key for version, key in keys.items()}, indent=2) + "\n"
@@ -129,6 +129,25 @@ class LedgerFile:
             return True
 
         return verify(self.path.read_text(encoding="utf-8").splitlines(), is_signed)
+
+
+def _ends_whole(path: Path) -> bool:
+    with path.open("rb") as file:
+        end = file.seek(0, os.SEEK_END)
+        file.seek(max(0, end - 1))
+        return file.read() in (b"", b"\n")
+
+
+def _line_of(step_id: str, content: bytes) -> int | None:
+    """Return the sequence number of a step; of a long ledger only lines that name it are parsed."""
+    sought, end = step_id.encode(), len(content)
+    while (found := content.rfind(sought, 0, end)) >= 0:
+        begin = content.rfind(b"\n", 0, found) + 1
+        entry = json.loads(content[begin : content.find(b"\n", found)])
+        if entry["id"] == step_id:
+            return int(entry["sequence"])
+        end = begin
+    return None
 
 
 def _public_keys(path: Path) -> dict[int, Ed25519PublicKey]:

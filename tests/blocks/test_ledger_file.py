@@ -54,6 +54,16 @@ def test_the_same_step_of_the_same_run_is_written_once(
     assert ledger.verify() == (3, [])
 
 
+def test_a_step_that_another_line_names_is_written_all_the_same(
+    ledger: LedgerFile, sign: Callable[[bytes], str], keys: dict[int, str]
+) -> None:
+    naming = Step("run-1", "lab", "demo", "look", "ok", {"about": _step(7).step_id})
+    assert ledger.append(naming, sign, keys) == 4
+    assert ledger.append(_step(7), sign, keys) == 5
+    assert ledger.append(_step(7), sign, keys) == 5
+    assert ledger.verify() == (5, [])
+
+
 def _change(ledger: LedgerFile, change: Callable[[list[str]], list[str]]) -> list[str]:
     lines = ledger.path.read_text().splitlines()
     ledger.path.write_text("\n".join(change(lines)) + "\n")
