@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import socket
 import ssl
+import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
@@ -36,6 +37,9 @@ KIND = "pki-certificate"
 TIMEOUT_SECONDS = 15.0
 CHECK = "nginx -t -q"
 RELOAD = "systemctl reload nginx"
+LOOKS = 8
+LOOK_PAUSE_SECONDS = 0.05
+"""Of a graceful reload: workers of the former configuration answer a moment longer."""
 
 
 class PkiCertificate:
@@ -135,12 +139,17 @@ class PkiCertificate:
 
     def _seen(self, secret: SecretRef, name: str, new: Values) -> Seen:
         where = f"{name}:{_port(secret)}"
-        try:
-            served = self._served(secret, name, new)
-        except Unreachable as error:
-            return Seen(where, None, str(error))
-        except Unauthorized as error:
-            return Seen(where, False, str(error))
+        served = 0
+        for look in range(LOOKS):
+            time.sleep(LOOK_PAUSE_SECONDS if look else 0.0)
+            try:
+                served = self._served(secret, name, new)
+            except Unreachable as error:
+                return Seen(where, None, str(error))
+            except Unauthorized as error:
+                return Seen(where, False, str(error))
+            if served != _serial(new):
+                break
         return Seen(where, served == _serial(new), f"serves the serial {_colons(served)}")
 
     @staticmethod
