@@ -27,6 +27,7 @@ from benchmarks.leak_drill_figures import (
     read_drills,
     with_drill_section,
 )
+from benchmarks.leak_drill_picture import growth_picture
 from benchmarks.leak_drill_secrets import PARTS, Drill
 from benchmarks.machine import this_machine
 from benchmarks.own_lab import Say, alone, forget_the_shell, own_lab
@@ -38,6 +39,7 @@ from lab.services.https_probe import request
 from lab.services.namespace import inside
 
 FIGURES = ROOT / "benchmarks" / "results_leak_drill.json"
+PICTURE = ROOT / "docs" / "pictures" / "leak-drill.svg"
 LEAK = "rotate-secrets/leak"
 LEDGER = "rotation.jsonl"
 COMPLETE = frozenset({20, 200})
@@ -148,8 +150,10 @@ def _counts(text: str) -> list[int]:
 
 
 def write_page(results: DrillResults | None) -> None:
-    """Write the drill's section of the committed page."""
+    """Write the drill's section of the committed page, and its picture."""
     PAGE.write_text(with_drill_section(PAGE.read_text(encoding="utf-8"), results), encoding="utf-8")
+    if results is not None:
+        PICTURE.write_text(growth_picture(results), encoding="utf-8")
 
 
 def main(
@@ -173,7 +177,7 @@ def main(
     if set(wanted) >= COMPLETE:
         results.store(FIGURES)
         write_page(results)
-        print(f"\nWritten: {FIGURES}, {PAGE}")
+        print(f"\nWritten: {FIGURES}, {PAGE}, {PICTURE}")
     else:
         print(f"\nThe page needs {sorted(COMPLETE)}: the figures are in {PARTIAL} only.")
 

@@ -18,6 +18,7 @@ from benchmarks.results import FlowTimes, Machine
 BEGIN = "<!-- leak drill: begin, written by `python -m benchmarks.leak_drill` -->"
 END = "<!-- leak drill: end -->"
 NOT_MEASURED = "Not measured yet. `python -m benchmarks.leak_drill` measures and writes this."
+PICTURE = "../docs/pictures/leak-drill.svg"
 GOAL_SECRETS, GOAL_SECONDS = 200, 600.0
 
 
@@ -139,7 +140,8 @@ def drill_section(results: DrillResults | None) -> str:
         f"{machine.architecture}, Linux {machine.kernel}; {versions}."
     )
     growth = f"{_goal_text(drills)} {_growth_text(drills)}"
-    return "\n\n".join([where, _main_table(drills), growth, _class_table(drills)])
+    picture = f"![Seconds over the number of secrets]({PICTURE})"
+    return "\n\n".join([where, _main_table(drills), growth, picture, _class_table(drills)])
 
 
 def with_drill_section(page: str, results: DrillResults | None) -> str:

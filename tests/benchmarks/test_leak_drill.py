@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from benchmarks.leak_drill_figures import (
     read_drills,
     with_drill_section,
 )
+from benchmarks.leak_drill_picture import growth_picture
 from benchmarks.leak_drill_secrets import PARTS, Drill, policy
 from benchmarks.results import FlowTimes, Machine
 from blocks.rotation.registry import check_secrets
@@ -146,3 +148,17 @@ def test_every_secret_of_a_drill_falls_under_a_rule_of_its_class() -> None:
 def test_a_number_that_does_not_share_out_over_the_classes_is_refused(count: int) -> None:
     with pytest.raises(ValueError, match="do not share out"):
         some_drill(count)
+
+
+def test_a_time_that_grows_as_the_secrets_do_is_a_straight_line() -> None:
+    svg = growth_picture(results(drill(2000, 3000.0), drill(20, 30.0), drill(200, 300.0)))
+    places = [
+        (float(dot.attrib["cx"]), float(dot.attrib["cy"]))
+        for dot in ElementTree.fromstring(svg).iter("{http://www.w3.org/2000/svg}circle")
+    ]
+    first, second, third = places
+    assert second[0] - first[0] == pytest.approx(third[0] - second[0], abs=0.2)
+    assert first[1] - second[1] == pytest.approx(second[1] - third[1], abs=0.2)
+    assert first[1] > second[1]  # more seconds are higher up
+    assert "script" not in svg
+    assert "href" not in svg
