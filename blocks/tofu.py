@@ -255,6 +255,11 @@ def _progress(line: str) -> Progress | None:
         return None
 
 
+def workspaces_root() -> Path:
+    """Return where the working directories of all clusters of this user are."""
+    return base_directory() / f"infraflows-tofu-{os.getuid()}"
+
+
 class TofuWorkspace(Block):
     """OpenTofu on the worker, and where it keeps states."""
 
@@ -279,14 +284,21 @@ class TofuWorkspace(Block):
 
     def directory(self, name: str) -> Path:
         """Return the working directory of one cluster, made if absent, in memory and private."""
-        base = base_directory() / f"infraflows-tofu-{os.getuid()}"
-        for path in (base, base / name):
+        base = workspaces_root()
+        own = base / f"{name}-{self._site()}"
+        for path in (base, own):
             path.mkdir(mode=0o700, exist_ok=True)
             if path.is_symlink() or path.stat().st_uid != os.getuid():
                 raise PermanentError(
                     f"Unable to use {path}: it belongs to another user. Remove it."
                 )
-        return base / name
+        return own
+
+    def _site(self) -> str:
+        """Tell sites apart whose clusters bear one name: what one left is nothing to another."""
+        ca_file = Path(self.ca_file) if self.ca_file else None
+        ca = ca_file.read_bytes() if ca_file and ca_file.is_file() else b""
+        return hashlib.sha256(self.url.encode() + b"\0" + ca).hexdigest()[:8]
 
     def session(
         self,
@@ -304,16 +316,17 @@ class TofuWorkspace(Block):
         process = TofuProcess(
             self.binary,
             directory,
-            {**self._surroundings(directory, name), **handed},
+            {**self._surroundings(directory), **handed},
             [value for key, value in handed.items() if re.search(r"TOKEN|PASSWORD", key)],
         )
         session = TofuSession(process, directory, self.state_backend, name)
         session.init(fingerprint)
         return session
 
-    def _surroundings(self, directory: Path, name: str) -> dict[str, str]:
+    def _surroundings(self, directory: Path) -> dict[str, str]:
         # Sockets are made below it, and the kernel allows 107 characters for their paths.
-        scratch = directory.parent / f"t-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+        short = hashlib.sha256(directory.name.encode()).hexdigest()[:8]
+        scratch = directory.parent / f"t-{short}"
         scratch.mkdir(mode=0o700, exist_ok=True)
         return {
             "PATH": os.environ.get("PATH", "/usr/bin:/bin"),
@@ -359,7 +372,7 @@ class TofuWorkspace(Block):
     def version(self) -> str | None:
         """Return the version of the binary; None when it cannot be run."""
         directory = self.directory("version")
-        process = TofuProcess(self.binary, directory, self._surroundings(directory, "version"), [])
+        process = TofuProcess(self.binary, directory, self._surroundings(directory), [])
         (directory / "tofu.rc").write_text("", encoding="utf-8")
         outcome: Outcome = process.cmd("version", json=IsFlagged)
         try:
