@@ -61,7 +61,11 @@ def prepare(layout: Layout) -> None:
     )
     shutil.chown(data / "conf.d", USER, USER)
     write_if_changed(data / "pg_hba.conf", _ACCESS, mode=0o644)
-    _forget_stale_pid_file(data)
+    for pid_file in (
+        data / "postmaster.pid",
+        _sockets(layout) / f".s.PGSQL.{POSTGRESQL_PORT}.lock",
+    ):
+        _forget_if_stale(pid_file)
 
 
 def _create_cluster(data: Path) -> None:
@@ -87,9 +91,11 @@ def _create_cluster(data: Path) -> None:
     half_made.rename(data)
 
 
-def _forget_stale_pid_file(data: Path) -> None:
-    """After a reboot the file's pid may be another program's; PostgreSQL would refuse to start."""
-    pid_file = data / "postmaster.pid"
+def _forget_if_stale(pid_file: Path) -> None:
+    """After a kill the file's pid may be another program's, or of a process nobody waited for.
+
+    PostgreSQL would take either for a server that runs, and refuse to start.
+    """
     try:
         pid = int(pid_file.read_text(encoding="ascii").split("\n", 1)[0])
         program = Path(f"/proc/{pid}/exe").resolve().name
