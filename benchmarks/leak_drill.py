@@ -9,6 +9,7 @@ that is written by a complete measurement only. A drill in which anything failed
 from __future__ import annotations
 
 import json
+import os
 import sys
 import tempfile
 import time
@@ -60,12 +61,14 @@ def measured_drill(driver: Driver, cache: BareRedis, count: int, say: Say) -> Dr
     if refused:
         raise DrillFailed(f"Unable to begin the drill: {refused[0]} does not work.")
     say(f"{count} secrets are made and in use: {time.monotonic() - began:.0f} s")
+    load = os.getloadavg()[0]
     leak = {"kind": "prefix", "value": drill.prefix}
     run = driver.start_with(LEAK, {"environment": ENVIRONMENT, "leak": leak})
     times = times_of(driver, run)
     say(f"{count} secrets are rotated: {times.whole_seconds:.1f} s, {times.phases}")
     new = drill.values()
-    found = _figures(driver, run, drill, times, (drill.accepted(old), drill.accepted(new)))
+    tried = (drill.accepted(old), drill.accepted(new))
+    found = _figures(driver, run, drill, times, tried).model_copy(update={"load_average": load})
     same = sum(old[path] == new[path] for path in drill.paths)
     if same or found.failures:
         raise DrillFailed(f"The drill of {count} failed: {same} unchanged; {found!r}")

@@ -30,6 +30,8 @@ class DrillFigures(BaseModel):
     classes: dict[str, int] = Field(min_length=1)
     """Class -> number of its secrets."""
     times: FlowTimes
+    load_average: float | None = None
+    """Of the machine, over the minute before the run: what else it was busy with."""
     class_seconds: dict[str, float]
     """Class -> median seconds of one secret without its waits, from the run's own table."""
     not_rotated: int
@@ -79,7 +81,7 @@ def read_drills(path: Path) -> DrillResults | None:
 def _main_table(drills: Sequence[DrillFigures]) -> str:
     phases = list(drills[-1].times.phases)
     shown = [name for name in phases if any(d.times.phases.get(name, 0) >= 0.05 for d in drills)]
-    head = ["secrets", "classes", "seconds", "for each", "failures", *shown]
+    head = ["secrets", "classes", "seconds", "for each", "failures", "load before", *shown]
     rows = [
         [
             f"{drill.secrets:,}",
@@ -87,6 +89,7 @@ def _main_table(drills: Sequence[DrillFigures]) -> str:
             f"{drill.times.whole_seconds:.1f}",
             f"{drill.seconds_per_secret:.2f}",
             str(drill.failures),
+            "–" if drill.load_average is None else f"{drill.load_average:.1f}",
             *(f"{drill.times.phases.get(name, 0.0):.1f}" for name in shown),
         ]
         for drill in drills
