@@ -50,7 +50,7 @@ for argument in "${@:-all}"; do
     esac
 done
 
-budget_seconds=${INFRAFLOWS_TEST_BUDGET_SECONDS:-4500} # of all parts together; usually a third of it
+budget_seconds=${INFRAFLOWS_TEST_BUDGET_SECONDS:-4950} # of all parts together; usually a third of it
 rows=()
 failed=0
 lab_is_up=false
@@ -197,7 +197,7 @@ for part in "${parts[@]}"; do
     go) run_part go 400 bash -c go_checks ;;
     unit) retried_part unit 1800 "not lab and not chaos" ;;
     lab) lab_part lab 2100 "lab and not chaos" ;;
-    chaos) lab_part chaos 2400 chaos ;;
+    chaos) lab_part chaos 3000 chaos ;;
     esac
 done
 
