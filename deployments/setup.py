@@ -29,7 +29,7 @@ from deployments.automations import ensure_crash_detection
 from deployments.blocks import save_blocks
 from deployments.site_file import SiteFile
 from domain.errors import PermanentError
-from domain.gate import GatePolicy
+from domain.gate import GatePolicy, policy_variable
 
 ROOT = Path(__file__).resolve().parent.parent
 ENVIRONMENTS = Path(__file__).resolve().parent / "environments"
@@ -38,13 +38,8 @@ NIGHTLY = "rotate-secrets/nightly"
 Say = Callable[[str], None]
 
 
-def gate_variable(environment: str) -> str:
-    """Return the name of the Prefect variable that holds an environment's gate policy."""
-    return f"infraflows_gate_{environment.replace('-', '_')}"
-
-
 def _ensure_gate_policy(environment: str) -> str:
-    name = gate_variable(environment)
+    name = policy_variable(environment)
     found = Variable.get(name, default=None)
     if found is None:
         policy = GatePolicy.AUTOMATIC if environment == "lab" else GatePolicy.APPROVAL

@@ -19,6 +19,11 @@ class GatePolicy(StrEnum):
     """Every plan that does anything waits for a person."""
 
 
+def policy_variable(environment: str) -> str:
+    """Return the name of the variable that holds an environment's policy."""
+    return f"infraflows_gate_{environment.replace('-', '_')}"
+
+
 class GateOutcome(StrEnum):
     """What happens with a plan."""
 

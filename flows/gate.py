@@ -13,7 +13,7 @@ from prefect.variables import Variable
 from pydantic import Field
 
 from domain.errors import PolicyViolation
-from domain.gate import GateDecision, GateOutcome, GatePolicy, decide, refusal
+from domain.gate import GateDecision, GateOutcome, GatePolicy, decide, policy_variable, refusal
 from domain.tofu_plan import ClusterPlan
 
 ANSWER_WITHIN_SECONDS = 24 * 3600
@@ -30,7 +30,7 @@ class Approval(RunInput):
 
 def gate_policy(environment: str) -> GatePolicy:
     """Return an environment's policy; one that is not set asks for approval."""
-    name = f"infraflows_gate_{environment.replace('-', '_')}"
+    name = policy_variable(environment)
     found = Variable.get(name, default=GatePolicy.APPROVAL.value)
     try:
         return GatePolicy(str(found))
