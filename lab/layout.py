@@ -31,9 +31,18 @@ DNS_PORT = 53
 SITE_PORT = 8443
 POSTGRESQL_PORT = 5432
 PREFECT_PORT = 4200
+GITLAB_PORT = 8929
+HARBOR_PORT = 8930
+REGISTRY_PORT = 5000
+"""The real OCI registry behind Harbor; on the loopback address of the lab's namespace."""
+ARGOCD_PORT = 8931
+WEBHOOK_PORT = 8448
+EDGE_ADDRESS = "10.90.0.5"
+"""Where the stand-in for the ingress controller and the pods answers."""
 
 WORK_POOL = "infraflows"
 GIT_REPOSITORY = "infrastructure.git"
+GITOPS_REPOSITORY = "gitops.git"
 GIT_BRANCH = "main"
 
 DEFAULT_INSTANCE = "lab"
@@ -173,6 +182,22 @@ class Layout:
         return self.home / "state"
 
     @property
+    def gitlab_directory(self) -> Path:
+        return self.home / "gitlab"
+
+    @property
+    def harbor_directory(self) -> Path:
+        return self.home / "harbor"
+
+    @property
+    def argocd_directory(self) -> Path:
+        return self.home / "argocd"
+
+    @property
+    def webhook_directory(self) -> Path:
+        return self.home / "gateway"
+
+    @property
     def hypervisor_directory(self) -> Path:
         return self.home / "hypervisor"
 
@@ -217,6 +242,26 @@ class Layout:
     @property
     def git_url(self) -> str:
         return f"{self.site_url}/git/{GIT_REPOSITORY}"
+
+    @property
+    def gitops_url(self) -> str:
+        return f"{self.site_url}/git/{GITOPS_REPOSITORY}"
+
+    @property
+    def gitlab_url(self) -> str:
+        return f"https://{GATEWAY}:{GITLAB_PORT}"
+
+    @property
+    def harbor_url(self) -> str:
+        return f"https://{GATEWAY}:{HARBOR_PORT}"
+
+    @property
+    def argocd_url(self) -> str:
+        return f"https://{GATEWAY}:{ARGOCD_PORT}"
+
+    @property
+    def webhook_url(self) -> str:
+        return f"https://{GATEWAY}:{WEBHOOK_PORT}"
 
     @property
     def state_url(self) -> str:

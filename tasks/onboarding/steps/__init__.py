@@ -1,0 +1,1 @@
+"""The steps: each converges what one system holds of an application."""
