@@ -2,7 +2,7 @@
 INFRAFLOWS_LAB_HOME ?= /var/lib/infraflows-lab
 SITE = $(INFRAFLOWS_LAB_HOME)/site.yaml
 
-.PHONY: demo down test lint bench setup
+.PHONY: demo demo-onboard down test lint bench setup
 
 setup:
 	lab/setup.sh
@@ -12,6 +12,13 @@ demo:
 	.venv/bin/infraflows-lab up
 	.venv/bin/infraflows-lab exec -- .venv/bin/infraflows setup --site "$(SITE)"
 	.venv/bin/infraflows-lab exec -- .venv/bin/infraflows run bootstrap-cluster/lab --site "$(SITE)" --watch
+
+# A team's push, its signed webhook, and the application that runs by GitOps.
+demo-onboard: demo
+	.venv/bin/infraflows-lab create-project
+	.venv/bin/infraflows-lab exec -- .venv/bin/infraflows run connect-project/default --site "$(SITE)" --parameter environment=lab --parameter repository=storefront/shop --watch
+	.venv/bin/infraflows-lab push-app
+	.venv/bin/infraflows-lab exec -- .venv/bin/infraflows follow onboard-app/default --site "$(SITE)"
 
 down:
 	.venv/bin/infraflows-lab down

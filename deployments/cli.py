@@ -141,19 +141,40 @@ def run(
         if spec is not None:
             parameters["spec"] = _read_spec(spec).model_dump(mode="json")
         ui_url = _use_prefect(site)
-        from deployments.watch import closing
-        from deployments.watch import watch as watch_run
-
         run_id, cluster, environment = _start(deployment, parameters)
         console.print(f"Run: {ui_url}/runs/flow-run/{run_id}", soft_wrap=True)
-        if not watch:
-            return
-        view = watch_run(run_id, console)
-        steps = _next_steps(deployment, cluster, environment)
-        is_good = view.run.state is not None and view.run.state.is_completed()
-        closing(view, console, ui_url, steps if is_good else [])
+        if watch:
+            _watch(run_id, ui_url, _next_steps(deployment, cluster, environment))
+
+
+def _watch(run_id: UUID, ui_url: str, next_steps: list[str]) -> None:
+    """Show a run until it ends; leaves with 1 if it did not end well."""
+    from deployments.watch import closing, watch
+
+    view = watch(run_id, console)
+    is_good = view.run.state is not None and view.run.state.is_completed()
+    closing(view, console, ui_url, next_steps if is_good else [])
     if not is_good:
         raise typer.Exit(1)
+
+
+@app.command()
+def follow(
+    deployment: Annotated[str, typer.Argument(help="As onboard-app/default.")],
+    site: SiteOption = None,
+    minutes: Annotated[
+        float, typer.Option(help="A run that began in the last minutes counts, too.")
+    ] = 1.0,
+    timeout: Annotated[float, typer.Option(help="Seconds to wait for one to begin.")] = 120.0,
+) -> None:
+    """Wait for a run that a webhook or the clock starts, and show it until it ends."""
+    with _explained():
+        from deployments.watch import newest_run
+
+        ui_url = _use_prefect(site)
+        run_id = newest_run(deployment, minutes * 60, timeout)
+        console.print(f"Run: {ui_url}/runs/flow-run/{run_id}", soft_wrap=True)
+        _watch(run_id, ui_url, [])
 
 
 def _start(deployment: str, parameters: dict[str, Any]) -> tuple[UUID, str, str]:

@@ -10,6 +10,7 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -17,15 +18,23 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import (
     ArtifactFilter,
     ArtifactFilterFlowRunId,
+    DeploymentFilter,
+    DeploymentFilterName,
+    FlowFilter,
+    FlowFilterName,
     FlowRunFilter,
+    FlowRunFilterExpectedStartTime,
     FlowRunFilterId,
 )
 from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.sorting import FlowRunSort
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
+
+from domain.errors import NotFound
 
 POLL_SECONDS = 1.0
 PLAIN_EVERY_SECONDS = 10.0
@@ -205,6 +214,35 @@ def watch(run_id: UUID, console: Console) -> View:
                 if view.run.state is not None and view.run.state.is_final():
                     return view
                 time.sleep(POLL_SECONDS)
+
+
+def newest_run(deployment: str, age_seconds: float, timeout_seconds: float) -> UUID:
+    """Return the newest run of a deployment that is at most so old; waits for one.
+
+    Raises:
+        NotFound: none began in time.
+    """
+    since = datetime.now(UTC) - timedelta(seconds=age_seconds)
+    wanted = FlowRunFilter(expected_start_time=FlowRunFilterExpectedStartTime(after_=since))
+    flow, _, name = deployment.partition("/")
+    deadline = time.monotonic() + timeout_seconds
+    with get_client(sync_client=True) as client:
+        while True:
+            found = client.read_flow_runs(
+                flow_filter=FlowFilter(name=FlowFilterName(any_=[flow])),
+                deployment_filter=DeploymentFilter(name=DeploymentFilterName(any_=[name])),
+                flow_run_filter=wanted,
+                sort=FlowRunSort.EXPECTED_START_TIME_DESC,
+                limit=1,
+            )
+            if found:
+                return found[0].id
+            if time.monotonic() > deadline:
+                raise NotFound(
+                    f"Unable to follow {deployment}: no run of it began within "
+                    f"{timeout_seconds:.0f} s. Look at the gateway's log, and at the hook in GitLab."
+                )
+            time.sleep(POLL_SECONDS)
 
 
 class _Nothing:

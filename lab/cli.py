@@ -186,6 +186,26 @@ def _print_breaks(layout: Layout) -> None:
         print(f"  {fault['name']} {json.dumps(fault['parameters'])}")
 
 
+@app.command("create-project")
+def create_project() -> None:
+    """Create the demo team's GitLab group and its empty project, as the team would."""
+    from lab.onboarding_demo import ensure_project
+
+    _need_root()
+    print(f"Project: {ensure_project(_layout())['web_url']}")
+
+
+@app.command("push-app")
+def push_app() -> None:
+    """Push the demo application with its app.yaml to GitLab, as its team would."""
+    from lab.onboarding_demo import demo_files, ensure_project, push
+
+    _need_root()
+    layout = _layout()
+    ensure_project(layout)
+    print(f"Pushed: {push(layout, demo_files(), 'feat: the shop')}")
+
+
 @app.command()
 def kill(
     name: str,

@@ -13,7 +13,7 @@ from domain.onboarding.things import Things
 
 
 class Step(Protocol):
-    """Converges what one system holds of an application. Every method may be killed and repeated."""
+    """Converges what one system holds of an application; each method may be killed and repeated."""
 
     name: ClassVar[str]
     """As `harbor-project`; what journal, plan and report call it."""
