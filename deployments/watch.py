@@ -240,7 +240,7 @@ def newest_run(deployment: str, age_seconds: float, timeout_seconds: float) -> U
             if time.monotonic() > deadline:
                 raise NotFound(
                     f"Unable to follow {deployment}: no run of it began within "
-                    f"{timeout_seconds:.0f} s. Look at the gateway's log, and at the hook in GitLab."
+                    f"{timeout_seconds:.0f} s. Look at the gateway's log and at GitLab's hook."
                 )
             time.sleep(POLL_SECONDS)
 
