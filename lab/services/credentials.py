@@ -13,19 +13,34 @@ import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from lab.layout import Layout
+from lab.layout import GATEWAY, POSTGRESQL_PORT, Layout
 from lab.services.files import PRIVATE, private_directory, write_atomically
 
 PROXMOX_TOKEN_ID = "infraflows@pve!worker"  # noqa: S105 - a token's public name
 ADMIN_TOKEN_ID = "administrator@pve!lab"  # noqa: S105 - a token's public name
 TSIG_KEY_NAME = "infraflows"
 TSIG_ALGORITHM = "hmac-sha256"
+DATABASE_PROVISIONER = "provisioner"
+"""Makes tenants' databases and owner roles."""
+DATABASE_ISSUER = "openbao"
+"""OpenBao's own login: makes short-lived users in the owner roles, and nothing else."""
 
 Credential = Mapping[str, str]
 
 
 def _password() -> str:
     return secrets.token_urlsafe(24)
+
+
+def _database_login(username: str) -> dict[str, str]:
+    return {
+        "host": GATEWAY,
+        "port": str(POSTGRESQL_PORT),
+        # Where it logs in to look after the others; it holds nothing.
+        "database": "postgres",
+        "username": username,
+        "password": _password(),
+    }
 
 
 _MAKERS: Mapping[str, Callable[[], dict[str, str]]] = {
@@ -39,10 +54,27 @@ _MAKERS: Mapping[str, Callable[[], dict[str, str]]] = {
         "secret": base64.b64encode(secrets.token_bytes(32)).decode("ascii"),
     },
     "postgresql": lambda: {"username": "prefect", "password": _password()},
+    "gitlab": lambda: {"token": f"glpat-{secrets.token_hex(10)}"},
+    # Of the person who looks after GitLab: the product never sees it.
+    "gitlab-root": lambda: {"token": f"glpat-{secrets.token_hex(10)}"},
+    "harbor": lambda: {"username": "infraflows", "password": _password()},
+    "database": lambda: _database_login(DATABASE_PROVISIONER),
+    # OpenBao alone logs in with it: a leak of the product's login does not reach it.
+    "database-issuer": lambda: _database_login(DATABASE_ISSUER),
+    "alertmanager": lambda: {"username": "alertmanager", "password": _password()},
 }
 
 # What the product reads from OpenBao, by the name of the secret under infraflows/<environment>/.
-GIVEN_TO_THE_PRODUCT = ("proxmox", "git", "dns", "state")
+GIVEN_TO_THE_PRODUCT = (
+    "proxmox",
+    "git",
+    "dns",
+    "state",
+    "gitlab",
+    "harbor",
+    "database",
+    "alertmanager",
+)
 
 
 def credential_file(layout: Layout, name: str) -> Path:

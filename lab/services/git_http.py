@@ -1,4 +1,4 @@
-"""Git over HTTP by git's own `http-backend`, and the repository that it serves.
+"""Git over HTTP by git's own `http-backend`, and the repositories that it serves.
 
 What it promises: a push is what git says it is; the history of the main branch cannot be rewritten
 or deleted. What it refuses: to hold a body in memory; it is passed on as it comes.
@@ -10,13 +10,14 @@ import asyncio
 import shutil
 import subprocess
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from lab.layout import GIT_BRANCH, GIT_REPOSITORY
+from lab.layout import GIT_BRANCH, GIT_REPOSITORY, GITOPS_REPOSITORY
 
 _CHUNK_BYTES = 64 * 1024
 _HEADERS_LIMIT_BYTES = 16 * 1024
@@ -29,33 +30,56 @@ _FIRST_COMMIT = {
     "GIT_COMMITTER_EMAIL": "lab@lab.infraflows.internal",
     "GIT_COMMITTER_DATE": "2026-01-01T00:00:00Z",
 }
-_README = """\
+
+
+@dataclass(frozen=True)
+class _Beginning:
+    """The first commit of a repository."""
+
+    subject: str
+    readme: str
+
+
+_BEGINNINGS = {
+    GIT_REPOSITORY: _Beginning(
+        "docs: begin the infrastructure record",
+        """\
 # Infrastructure
 
 What runs at this site, as the flows recorded it. The main branch is the single source of truth.
-"""
+""",
+    ),
+    GITOPS_REPOSITORY: _Beginning(
+        "docs: begin the GitOps record",
+        """\
+# Applications
+
+What runs on this site's clusters. Argo CD applies what the main branch says; the flows commit it.
+""",
+    ),
+}
 
 
-def ensure_repository(directory: Path) -> Path:
+def ensure_repository(directory: Path, name: str = GIT_REPOSITORY) -> Path:
     """The bare repository with a first commit on its main branch; made once."""
-    repository = directory / GIT_REPOSITORY
+    repository = directory / name
     if not (repository / "HEAD").exists():
-        half_made = directory / f"{GIT_REPOSITORY}.new"
+        half_made = directory / f"{name}.new"
         shutil.rmtree(half_made, ignore_errors=True)
         half_made.mkdir(parents=True)
         _git(half_made, "init", "--quiet", "--bare", f"--initial-branch={GIT_BRANCH}", ".")
         shutil.rmtree(repository, ignore_errors=True)
         half_made.rename(repository)
-    for name, value in (
+    for key, value in (
         ("http.receivepack", "true"),
         ("receive.denyNonFastForwards", "true"),
         ("receive.denyDeletes", "true"),
         ("core.fsync", "committed"),
         ("gc.auto", "0"),
     ):
-        _git(repository, "config", name, value)
+        _git(repository, "config", key, value)
     if not (repository / "refs/heads" / GIT_BRANCH).exists() and not _has_branch(repository):
-        _commit_readme(repository)
+        _commit_readme(repository, _BEGINNINGS[name])
     return repository
 
 
@@ -67,10 +91,10 @@ def _has_branch(repository: Path) -> bool:
     return True
 
 
-def _commit_readme(repository: Path) -> None:
-    blob = _git(repository, "hash-object", "-w", "--stdin", text=_README)
+def _commit_readme(repository: Path, beginning: _Beginning) -> None:
+    blob = _git(repository, "hash-object", "-w", "--stdin", text=beginning.readme)
     tree = _git(repository, "mktree", text=f"100644 blob {blob}\tREADME.md\n")
-    commit = _git(repository, "commit-tree", tree, text="docs: begin the infrastructure record\n")
+    commit = _git(repository, "commit-tree", tree, text=f"{beginning.subject}\n")
     _git(repository, "update-ref", f"refs/heads/{GIT_BRANCH}", commit)
 
 

@@ -21,6 +21,12 @@ from lab.layout import ENVIRONMENT, Layout
 from lab.services.credentials import GIVEN_TO_THE_PRODUCT, credential
 from lab.services.files import PRIVATE, private_directory, write_atomically
 from lab.services.https_probe import request
+from lab.services.openbao_onboarding import (
+    DATABASE_MOUNT,
+    ONBOARDING_POLICY,
+    PKI_MOUNT,
+    prepare_onboarding,
+)
 
 KV_MOUNT = "kv"
 TRANSIT_MOUNT = "transit"
@@ -33,6 +39,8 @@ APPS_APPROLE_MOUNT = "approle-apps"
 """AppRoles of applications: apart from the worker's own, which the worker must not change."""
 APPROLE = "infraflows-worker"
 _LEADER_TIMEOUT_SECONDS = 30.0
+_REVISION = 5
+"""Raised when the set-up changes in what neither the policy nor a credential shows."""
 
 WORKER_POLICY = f"""\
 # What flows create and remove: each cluster's own secrets.
@@ -66,7 +74,10 @@ path "{KV_MOUNT}/metadata/rotation/{ENVIRONMENT}/*" {{
   capabilities = ["create", "read", "update", "list"]
 }}
 path "{KV_MOUNT}/data/apps/*"     {{ capabilities = ["create", "read", "update", "delete"] }}
-path "{KV_MOUNT}/metadata/apps/*" {{ capabilities = ["read", "list", "delete"] }}
+# Custom metadata says which application a secret is of, and which keys are expected.
+path "{KV_MOUNT}/metadata/apps/*" {{
+  capabilities = ["create", "read", "update", "list", "delete"]
+}}
 path "{KV_MOUNT}/destroy/apps/*"  {{ capabilities = ["update"] }}
 path "{TRANSIT_MOUNT}/hmac/{ROTATION_KEY}/*" {{ capabilities = ["update"] }}
 path "{TRANSIT_MOUNT}/keys/{ROTATION_KEY}"   {{ capabilities = ["read"] }}
@@ -105,7 +116,7 @@ path "sys/internal/ui/mounts/*"  {{ capabilities = ["read"] }}
 path "auth/token/lookup-self"    {{ capabilities = ["read"] }}
 path "auth/token/renew-self"     {{ capabilities = ["update"] }}
 path "auth/token/revoke-self"    {{ capabilities = ["update"] }}
-"""
+{ONBOARDING_POLICY}"""
 
 
 class OpenBaoRefused(Exception):
@@ -198,7 +209,8 @@ def _is_leader(layout: Layout) -> bool:
 def _digest(layout: Layout) -> str:
     """Changes when what must be configured changes."""
     given = {name: dict(credential(layout, name)) for name in GIVEN_TO_THE_PRODUCT}
-    content = WORKER_POLICY + json.dumps(given, sort_keys=True)
+    issuer = dict(credential(layout, "database-issuer"))
+    content = WORKER_POLICY + json.dumps([given, issuer, _REVISION], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()
 
 
@@ -216,10 +228,14 @@ def configure(layout: Layout) -> None:
     _mount(client, KV_MOUNT, {"type": "kv", "options": {"version": "2"}})
     _mount(client, TRANSIT_MOUNT, {"type": "transit"})
     _mount(client, SSH_MOUNT, {"type": "ssh"})
+    _mount(client, DATABASE_MOUNT, {"type": "database"})
+    pki = {"type": "pki", "config": {"max_lease_ttl": "2160h"}}
+    _mount(client, PKI_MOUNT, pki)
     _transit_keys(client)
     _ssh_authority(client)
     client.call("PUT", f"sys/policies/acl/{APPROLE}", {"policy": WORKER_POLICY})
     _worker_login(client, layout)
+    prepare_onboarding(client, layout)
     if f"{APPS_APPROLE_MOUNT}/" not in client.call("GET", "sys/auth")["data"]:
         client.call("POST", f"sys/auth/{APPS_APPROLE_MOUNT}", {"type": "approle"})
     for name in GIVEN_TO_THE_PRODUCT:

@@ -1,17 +1,23 @@
-"""PostgreSQL, where the Prefect server of the lab keeps its database.
+"""PostgreSQL, where the Prefect server of the lab keeps its database, and applications theirs.
 
 The distribution's own binaries, a cluster of our own in the lab's home. Passwords travel on
-standard input, never in an argv.
+standard input, never in an argv. Prefect's database is closed to everybody but Prefect.
+
+Two roles look after applications, neither a superuser: one makes databases and their owners, the
+other is OpenBao's and makes short-lived users. In PostgreSQL 15 a role with CREATEROLE could still
+change any role that is no superuser; from 16 on only those that it was given. A real site keeps
+applications in a cluster of their own, as it should.
 """
 
 from __future__ import annotations
 
 import shutil
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 
-from lab.layout import GATEWAY, POSTGRESQL_PORT, Layout
-from lab.services.credentials import credential
+from lab.layout import GATEWAY, NETWORK, POSTGRESQL_PORT, Layout
+from lab.services.credentials import DATABASE_ISSUER, DATABASE_PROVISIONER, credential
 from lab.services.files import owned_directory, write_if_changed
 from lab.services.service import Launch, Service
 
@@ -34,11 +40,16 @@ log_statement = 'none'
 """
 
 _ACCESS = f"""\
-# The operating system's postgres user by socket; Prefect and applications by password, each in a
-# database of their own; nobody else.
+# The operating system's postgres user by socket. Prefect's database is Prefect's alone, and Prefect
+# goes nowhere else. The empty databases are for the two that look after tenants. Every other
+# database is a tenant's: who may connect to which is told by the right CONNECT.
 local all postgres peer
 host {DATABASE} {DATABASE} {GATEWAY}/32 scram-sha-256
-host {APPS_DATABASE} all {GATEWAY}/32 scram-sha-256
+host {DATABASE} all all reject
+host all {DATABASE} all reject
+host postgres {DATABASE_PROVISIONER},{DATABASE_ISSUER} {GATEWAY}/32 scram-sha-256
+host postgres,template0,template1 all all reject
+host all all {NETWORK} scram-sha-256
 """
 
 
@@ -139,6 +150,23 @@ def settle(layout: Layout) -> None:
         """,  # noqa: S608 - our own names, and a password of URL-safe characters that we made
     )
     run_statements(layout, DATABASE, "CREATE EXTENSION IF NOT EXISTS pg_trgm;")
+    run_statements(
+        layout,
+        "postgres",
+        f"REVOKE CONNECT ON DATABASE {DATABASE} FROM PUBLIC;"
+        + _caretaker(DATABASE_PROVISIONER, "CREATEDB CREATEROLE", credential(layout, "database"))
+        + _caretaker(DATABASE_ISSUER, "CREATEROLE", credential(layout, "database-issuer")),
+    )
+
+
+def _caretaker(name: str, rights: str, login: Mapping[str, str]) -> str:
+    """Statements for a role that looks after applications; pg_signal_backend ends sessions."""
+    return f"""
+    SELECT 'CREATE ROLE {name}'
+     WHERE NOT EXISTS (SELECT 1 FROM pg_roles WHERE rolname = '{name}') \\gexec
+    ALTER ROLE {name} LOGIN NOSUPERUSER {rights} PASSWORD '{login["password"]}';
+    GRANT pg_signal_backend TO {name};
+    """  # noqa: S608 - our own names, and a password of URL-safe characters that we made
 
 
 def run_statements(layout: Layout, database: str, statements: str) -> None:
@@ -178,7 +206,7 @@ def _run_as_postgres(command: list[str], standard_input: str = "") -> None:
 
 SERVICE = Service(
     name="postgresql",
-    summary="PostgreSQL 15: Prefect's database",
+    summary="PostgreSQL 15: Prefect's database, and applications'",
     launch=launch,
     prepare=prepare,
     answers=answers,

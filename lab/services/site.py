@@ -6,7 +6,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from lab.layout import Layout
+from lab.layout import GIT_REPOSITORY, GITOPS_REPOSITORY, Layout
 from lab.services.files import private_directory
 from lab.services.git_http import ensure_repository
 from lab.services.https_probe import reason_not_ok
@@ -16,7 +16,8 @@ from lab.services.service import Launch, Service
 def prepare(layout: Layout) -> None:
     private_directory(layout.state_directory)
     _remove_half_made_git_files(layout.git_directory)
-    ensure_repository(layout.git_directory)
+    for name in (GIT_REPOSITORY, GITOPS_REPOSITORY):
+        ensure_repository(layout.git_directory, name)
 
 
 def _remove_half_made_git_files(directory: Path) -> None:

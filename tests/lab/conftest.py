@@ -21,7 +21,9 @@ from lab.services.credentials import GIVEN_TO_THE_PRODUCT, credential
 from lab.services.openbao_setup import KV_MOUNT, root_client
 
 SPEC_FILE = Path(__file__).parents[2] / "deployments" / "environments" / "lab.yaml"
-PUBLIC_FIELDS = frozenset({"username", "token_id", "key_name", "algorithm"})
+PUBLIC_FIELDS = frozenset(
+    {"username", "token_id", "key_name", "algorithm", "host", "port", "database"}
+)
 
 
 @dataclass
