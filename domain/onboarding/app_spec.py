@@ -1,29 +1,49 @@
 """What a team says about its application in `app.yaml`, or an operator in the form.
 
 Promises that every field that is right by itself has the form that GitLab, Harbor, OpenBao,
-PostgreSQL, Kubernetes and DNS accept. Refuses unknown fields. What must agree between fields is
-checked once all fields are right.
+PostgreSQL, Kubernetes and DNS accept. Refuses unknown fields, words where numbers belong, and what
+does not agree (`domain.onboarding.app_agreement`). `domain.onboarding.app_reading` puts all of
+that into words.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from enum import StrEnum
 from typing import Annotated
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, model_validator
 from pydantic_core import PydanticCustomError
 
+from domain.onboarding.app_agreement import disagreements
 from domain.spec_fields import SecretPath, SpecModel
 
 APP_NAME_PATTERN = re.compile(r"[a-z]([a-z0-9-]{1,18}[a-z0-9])")
 """Leaves room for `-development` in names of 32, and is a legal Harbor project and DNS label."""
 
 HOSTNAME_LABEL = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
-CPU_PATTERN = re.compile(r"([1-9]\d{0,5})m|([1-9]\d{0,2})(\.\d)?")
+CPU_PATTERN = re.compile(r"[1-9]\d{0,5}m|[1-9]\d{0,2}(\.\d)?|0\.[1-9]")
 MEMORY_PATTERN = re.compile(r"([1-9]\d{0,5})(Mi|Gi)")
 KEY_PATTERN = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}")
 REPOSITORY_PATTERN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)+")
+EXTENSIONS = (
+    "btree_gin",
+    "btree_gist",
+    "citext",
+    "hstore",
+    "ltree",
+    "pg_trgm",
+    "pgcrypto",
+    "unaccent",
+    "uuid-ossp",
+)
+"""Trusted ones of PostgreSQL's own: they need no superuser and read no file."""
+
+RESERVED_NAMES = frozenset(
+    {"argocd", "cert-manager", "default", "harbor", "infraflows", "library", "monitoring", "root"}
+)
+RESERVED_PREFIXES = ("kube-", "openshift-", "rancher-", "cattle-", "pg-", "postgres")
 IMAGE_PATTERN = re.compile(
     r"[a-z0-9.-]+(:\d+)?(/[a-z0-9]+([._-]+[a-z0-9]+)*)+"
     r"(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}|@sha256:[0-9a-f]{64})"
@@ -39,7 +59,16 @@ def _matching(pattern: re.Pattern[str], kind: str, text: str) -> AfterValidator:
     return AfterValidator(check)
 
 
-AppName = Annotated[
+def _not(test: Callable[[str], bool], kind: str, text: str) -> AfterValidator:
+    def check(value: str) -> str:
+        if test(value):
+            raise PydanticCustomError(kind, text)
+        return value
+
+    return AfterValidator(check)
+
+
+TeamName = Annotated[
     str,
     _matching(
         APP_NAME_PATTERN,
@@ -48,16 +77,33 @@ AppName = Annotated[
         "letter and ending with a letter or digit",
     ),
 ]
+AppName = Annotated[
+    TeamName,
+    _not(
+        lambda name: name in RESERVED_NAMES or name.startswith(RESERVED_PREFIXES),
+        "reserved_name",
+        "is reserved for the platform itself. Choose another name",
+    ),
+]
 Hostname = Annotated[
     str,
+    _not(lambda name: len(name) > 253, "hostname", "is longer than DNS allows. Shorten it"),
     _matching(
         re.compile(rf"{HOSTNAME_LABEL}(\.{HOSTNAME_LABEL})+"),
         "hostname",
         "is not a host name. Write lower-case labels and dots, as shop.example.org",
     ),
 ]
+
+
+def _number_as_text(value: object) -> object:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return str(value) if is_number else value
+
+
 Cpu = Annotated[
     str,
+    BeforeValidator(_number_as_text),
     _matching(CPU_PATTERN, "cpu", "is no amount of processor. Write it as 250m or 2"),
 ]
 Memory = Annotated[
@@ -95,7 +141,22 @@ Image = Annotated[
         "image",
         "is not an image with a tag or a digest. Write it as registry.example.org/team/shop:1.4.2",
     ),
+    _not(
+        lambda image: image.endswith(":latest"),
+        "image",
+        "names the tag latest, which changes under a running application. Name a version",
+    ),
 ]
+Extension = Annotated[
+    str,
+    _not(
+        lambda name: name not in EXTENSIONS,
+        "extension",
+        f"is not an extension that may be had. Use one of {', '.join(EXTENSIONS)}",
+    ),
+]
+Count = Annotated[int, Field(strict=True)]
+"""No word and no truth is a number, though YAML and pydantic would make one of it."""
 
 
 class Stage(StrEnum):
@@ -138,7 +199,7 @@ class Resources(SpecModel):
 class StageSpec(SpecModel):
     """One environment of the application."""
 
-    replicas: int = Field(default=1, ge=1, le=50, description="Number of replicas.")
+    replicas: Count = Field(default=1, ge=1, le=50, description="Number of replicas.")
     hostnames: list[Hostname] = Field(
         default_factory=list,
         description="Host names inside the cluster's ingress; one is derived if empty.",
@@ -164,20 +225,20 @@ class SecretWish(SpecModel):
 class DatabaseWish(SpecModel):
     """A PostgreSQL database for each environment, with short-lived users."""
 
-    connections: int = Field(default=20, ge=2, le=500, description="Most connections at a time.")
-    extensions: list[str] = Field(default_factory=list, description="Extensions to allow.")
+    connections: Count = Field(default=20, ge=2, le=500, description="Most connections at a time.")
+    extensions: list[Extension] = Field(default_factory=list, description="Extensions to allow.")
 
 
 class AppSpec(SpecModel):
     """An application as its team describes it."""
 
     name: AppName = Field(description="Name of the application; never changes.")
-    team: AppName = Field(description="Team that owns it.")
+    team: TeamName = Field(description="Team that owns it.")
     repository: Repository = Field(description="GitLab project, as storefront/shop.")
     owners: list[Email] = Field(min_length=1, description="People who answer for it.")
     kind: BuildKind | None = Field(default=None, description="What the pipeline builds.")
     image: Image | None = Field(default=None, description="Ready-made image instead of a build.")
-    port: int = Field(ge=1024, le=65535, description="Port that the application listens on.")
+    port: Count = Field(ge=1024, le=65535, description="Port that the application listens on.")
     health_path: str = Field(
         default="/healthz", pattern=r"^/[A-Za-z0-9/_.-]*$", description="Path of the health check."
     )
@@ -195,22 +256,27 @@ class AppSpec(SpecModel):
     database: DatabaseWish | None = Field(default=None, description="Database wanted.")
 
     @model_validator(mode="after")
-    def _agrees(self) -> AppSpec:
-        from domain.onboarding.app_problems import disagreements
-
-        problems = disagreements(self)
-        if problems:
-            raise PydanticCustomError(
-                "disagreements",
-                "{text}",
-                {
-                    "text": "; ".join(p.text for p in problems),
-                    "problems": [(list(p.location), p.text) for p in problems],
-                },
-            )
+    def _agrees(self, info: ValidationInfo) -> AppSpec:
+        found = disagreements(self)
+        if isinstance(info.context, list):
+            info.context.extend(found)
+        elif found:
+            raise PydanticCustomError("disagreements", "{lines}", {"lines": "; ".join(found)})
         return self
 
     @property
     def stages(self) -> list[Stage]:
         """The wanted environments, in the order in which changes travel."""
         return [stage for stage in Stage if stage in self.environments]
+
+
+EXAMPLE_APP: dict[str, object] = {
+    "name": "shop",
+    "team": "storefront",
+    "repository": "storefront/shop",
+    "owners": ["owner@example.org"],
+    "kind": "python",
+    "port": 8080,
+    "environments": {"development": {}, "staging": {}, "production": {"replicas": 2}},
+}
+"""The least that describes an application that the pipeline builds, in all environments."""
