@@ -57,7 +57,7 @@ class SagaJournals:
         Raises:
             Conflict: another run wrote meanwhile.
         """
-        values = {KEY: journal.model_dump_json(exclude_none=True)}
+        values = {KEY: journal.model_dump_json()}
         return self._secrets.write(self.path(journal.name), values, version)
 
     def forget(self, journal: Journal, version: int) -> None:
