@@ -11,18 +11,13 @@ Parameters: `kubeconfig_path`, `namespace` (Argo CD's), `name`, `url` of the rep
 
 from __future__ import annotations
 
-import ssl
-
-import httpx
-
 from blocks.rotation.classes import RotationClass
+from blocks.rotation.git_references import references_status
 from blocks.rotation.kubernetes_clusters import KubernetesClusters
 from blocks.rotation.kubernetes_secret import KubernetesSecret, holders
 from blocks.rotation.secret_parameters import parameters
-from domain.errors import Unauthorized, Unreachable
+from domain.errors import Unauthorized
 from domain.rotation.contract import Proof, SecretRef, Values
-
-TIMEOUT_SECONDS = 15.0
 
 
 class ArgocdRepositoryCredential(KubernetesSecret):
@@ -69,21 +64,7 @@ class ArgocdRepositoryCredential(KubernetesSecret):
 def _references_status(secret: SecretRef, values: Values) -> int:
     """Return the HTTP status of what every Git client asks first."""
     (url,) = parameters(secret, "url")
-    try:
-        answer = httpx.get(
-            f"{url.rstrip('/')}/info/refs",
-            params={"service": "git-upload-pack"},
-            auth=(values["username"], values["password"]),
-            verify=ssl.create_default_context(cafile=secret.parameters.get("ca_file")),
-            timeout=TIMEOUT_SECONDS,
-            trust_env=False,
-        )
-    except httpx.HTTPError as error:
-        raise Unreachable(
-            f"Unable to reach the Git server of {secret.path}: {type(error).__name__}. Check its "
-            "address and the network."
-        ) from None
-    return answer.status_code
+    return references_status(url, secret.parameters.get("ca_file"), values, secret.path)
 
 
 CLASS = RotationClass(

@@ -10,6 +10,9 @@ from collections.abc import Iterable
 
 from blocks.rotation import (
     argocd_repository_credential,
+    gitlab_ci_variable,
+    gitlab_deploy_token,
+    gitlab_project_access_token,
     http_basic_user,
     kubernetes_registry_credential,
     kubernetes_secret,
@@ -51,6 +54,9 @@ CLASSES: tuple[RotationClass, ...] = (
     ssh_user_ca.CLASS,
     rke2_server_token.CLASS,
     rke2_secrets_encryption.CLASS,
+    gitlab_project_access_token.CLASS,
+    gitlab_deploy_token.CLASS,
+    gitlab_ci_variable.CLASS,
 )
 
 _BY_KIND = {each.kind: each for each in CLASSES}
