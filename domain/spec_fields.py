@@ -18,6 +18,9 @@ NAME_PATTERN = re.compile(r"[a-z]([a-z0-9-]{0,30}[a-z0-9])?")
 
 KUBERNETES_VERSION = re.compile(r"v1\.(\d{1,2})\.(\d{1,2})\+rke2r(\d+)")
 PATH_PATTERN = re.compile(r"[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*")
+REGISTRY_PATTERN = re.compile(
+    r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?(:\d{1,5})?(/[a-z0-9]+([._-]+[a-z0-9]+)*)*"
+)
 SERVERS_AT_MOST = 7
 WORKERS_AT_MOST = 90
 FIRST_WORKER_OFFSET = 10
@@ -199,11 +202,25 @@ class MetalLBSpec(SpecModel):
     last_address: Address = Field(description="Last address of the pool.")
 
 
+def _registry(value: str) -> str:
+    if value and not REGISTRY_PATTERN.fullmatch(value):
+        raise PydanticCustomError(
+            "registry",
+            "is not the address of a registry. Write host, port and path without a scheme, as "
+            "registry.example.org:5000/mirror",
+        )
+    return value
+
+
 class PlatformSpec(SpecModel):
     """Parts that are installed on the cluster once it answers."""
 
     metallb: MetalLBSpec | None = Field(default=None, description="MetalLB's address pool.")
     ingress_nginx: bool = Field(default=True, description="NGINX ingress class and namespace.")
     longhorn: bool = Field(default=True, description="Longhorn storage classes and namespace.")
-    argo_cd: bool = Field(default=True, description="Argo CD's definitions and root Application.")
+    argo_cd: bool = Field(default=True, description="Argo CD and its root Application.")
     monitoring: bool = Field(default=True, description="Prometheus operator definitions and rules.")
+    image_registry: Annotated[str, AfterValidator(_registry)] = Field(
+        default="",
+        description="Registry that mirrors the platform's images; their own registries if empty.",
+    )

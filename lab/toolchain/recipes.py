@@ -33,6 +33,9 @@ PROVIDER_PROGRAM = f"terraform-provider-proxmox_v{PROVIDER_VERSION}"
 _PROVIDER_PACKAGE = "github.com/bpg/terraform-provider-proxmox"
 _ETCD_PACKAGE = "go.etcd.io/etcd/server/v3"
 _KUBERNETES_VERSION = "v1.36.3"
+_ARGOCD_PACKAGE = "github.com/argoproj/argo-cd/v3/cmd"
+_ARGOCD_VERSION = "3.6.1"
+_KUSTOMIZE_PACKAGE = "sigs.k8s.io/kustomize/kustomize/v5"
 
 RECIPES: tuple[Recipe, ...] = (
     Recipe(
@@ -57,7 +60,16 @@ RECIPES: tuple[Recipe, ...] = (
             f" -X k8s.io/client-go/pkg/version.gitVersion={_KUBERNETES_VERSION}"
         ),
     ),
+    Recipe(
+        # One program that is API server, repository server or controller by the name it is called.
+        name="argocd",
+        programs={_ARGOCD_PACKAGE: "argocd"},
+        ldflags=f"-X github.com/argoproj/argo-cd/v3/common.version={_ARGOCD_VERSION}",
+        built_names={_ARGOCD_PACKAGE: "cmd"},
+    ),
     Recipe(name="kwok", programs={"sigs.k8s.io/kwok/cmd/kwok": "kwok"}),
+    # What Argo CD's repository server calls.
+    Recipe(name="kustomize", programs={_KUSTOMIZE_PACKAGE: "kustomize"}),
     Recipe(
         # Without `dev=no` the build calls itself a development version.
         name="tofu",

@@ -27,6 +27,12 @@ DEFINITIONS = "definitions"
 _REQUIRES = re.compile(r"\A# requires: ([a-z_]+)$", re.MULTILINE)
 _DEFAULT_PORTS = {"https": 443, "http": 80, "ssh": 22}
 COPIES_OF_A_VOLUME = 3
+IMAGES = {
+    "argocd_image": ("quay.io", "argoproj/argocd:v3.6.1"),
+    # The last series under a BSD licence.
+    "redis_image": ("docker.io", "library/redis:7.2.11-alpine"),
+}
+"""The platform's own images by the value that names them: registry, and path with its tag."""
 
 
 class _Template(string.Template):
@@ -70,6 +76,8 @@ def _values(spec: ClusterSpec, repository: RepositoryLocation) -> dict[str, str]
         "repository_port": str(address.port or _DEFAULT_PORTS.get(address.scheme, 443)),
         "platform_directory": platform_directory(spec.name),
     }
+    for name, (registry, image) in IMAGES.items():
+        values[name] = f"{spec.platform.image_registry or registry}/{image}"
     if spec.platform.metallb is not None:
         values["metallb_first"] = spec.platform.metallb.first_address
         values["metallb_last"] = spec.platform.metallb.last_address

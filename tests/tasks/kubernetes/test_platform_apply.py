@@ -85,6 +85,7 @@ def test_what_a_person_removed_comes_back_and_is_all_that_changes(
 ) -> None:
     key = ObjectKey("networking.k8s.io/v1", "NetworkPolicy", "argocd", "default-deny")
     api.delete(key)
+    api.wait_until_gone(key, 30)
     seen: list[tuple[int, int]] = []
 
     report = apply_manifests(api, manifests, on_progress=lambda *step: seen.append(step))

@@ -249,3 +249,87 @@ def test_the_vendored_definitions_are_stripped_and_listed() -> None:
             (found,) = load_documents(text, path.name)
             assert found["kind"] == "CustomResourceDefinition"
             assert stripped(found) == found
+
+
+def argo_cd_workloads(objects: Objects) -> dict[str, dict[str, Any]]:
+    found = {**of_kind(objects, "Deployment"), **of_kind(objects, "StatefulSet")}
+    return {name: item for name, item in found.items() if name.startswith("argocd/")}
+
+
+def test_argo_cds_pods_satisfy_the_strictest_pod_security_level(objects: Objects) -> None:
+    for name, workload in argo_cd_workloads(objects).items():
+        pod = workload["spec"]["template"]["spec"]
+        security = pod["securityContext"]
+        assert security["runAsNonRoot"], name
+        assert security["seccompProfile"] == {"type": "RuntimeDefault"}, name
+        for container in [*pod.get("initContainers", []), *pod["containers"]]:
+            assert container["securityContext"] == {
+                "allowPrivilegeEscalation": False,
+                "readOnlyRootFilesystem": True,
+                "capabilities": {"drop": ["ALL"]},
+            }, name
+            assert {"requests", "limits"} == set(container["resources"]), name
+
+
+def test_each_part_of_argo_cd_has_an_account_a_service_and_a_budget(objects: Objects) -> None:
+    workloads = argo_cd_workloads(objects)
+    services, budgets = of_kind(objects, "Service"), of_kind(objects, "PodDisruptionBudget")
+
+    parts = ("application-controller", "repo-server", "server", "redis")
+    assert set(workloads) == {f"argocd/argocd-{part}" for part in parts}
+    for name, workload in workloads.items():
+        template = workload["spec"]["template"]
+        account = template["spec"]["serviceAccountName"]
+        assert f"argocd/{account}" in of_kind(objects, "ServiceAccount")
+        wanted = workload["spec"]["selector"]["matchLabels"]
+        assert services[name]["spec"]["selector"] == wanted
+        assert budgets[name]["spec"]["selector"]["matchLabels"] == wanted
+
+
+def test_what_argo_cds_pods_read_of_configuration_exists(objects: Objects) -> None:
+    maps = of_kind(objects, "ConfigMap")
+    for workload in argo_cd_workloads(objects).values():
+        for container in workload["spec"]["template"]["spec"]["containers"]:
+            for variable in container.get("env", []):
+                reference = variable.get("valueFrom", {}).get("configMapKeyRef")
+                if reference:
+                    assert reference["key"] in maps[f"argocd/{reference['name']}"]["data"]
+
+
+def test_only_the_controller_may_change_what_runs(objects: Objects) -> None:
+    server = of_kind(objects, "ClusterRole")["/argocd-server"]
+    account = of_kind(objects, "ServiceAccount")["argocd/argocd-repo-server"]
+
+    assert all(set(rule["verbs"]) <= {"get", "list"} for rule in server["rules"])
+    assert all("secrets" not in rule["resources"] for rule in server["rules"])
+    assert account["automountServiceAccountToken"] is False
+
+
+def test_keys_that_argo_cd_owns_are_not_declared(objects: Objects) -> None:
+    secret = of_kind(objects, "Secret")["argocd/argocd-secret"]
+
+    assert "data" not in secret
+    assert "stringData" not in secret
+
+
+def test_images_come_from_the_registry_that_the_spec_names(objects: Objects) -> None:
+    def images(found: Objects) -> set[str]:
+        return {
+            container["image"]
+            for workload in argo_cd_workloads(found).values()
+            for container in workload["spec"]["template"]["spec"]["containers"]
+        }
+
+    mirrored = objects_of(
+        platform_files(spec_with(image_registry="registry.example.org:5000/mirror"), REPOSITORY)
+    )
+    assert {image.partition("/")[0] for image in images(objects)} == {"quay.io", "docker.io"}
+    assert images(mirrored) == {
+        "registry.example.org:5000/mirror/argoproj/argocd:v3.6.1",
+        "registry.example.org:5000/mirror/library/redis:7.2.11-alpine",
+    }
+
+
+def test_a_registry_with_a_scheme_is_refused() -> None:
+    with pytest.raises(InvalidSpec, match="is not the address of a registry"):
+        spec_with(image_registry="https://registry.example.org")
