@@ -15,6 +15,7 @@ import base64
 import random
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -139,11 +140,9 @@ class RepositoryCalls:
             "merge_access_level": wanted.merge_level,
             "allow_force_push": wanted.is_force_push_allowed,
         }
-        try:
+        # If another writer was first, what it wrote is looked at.
+        with suppress(Conflict):
             self.http.post(act, path, body)
-        except Conflict:
-            if self.protections(project_id).get(branch) != wanted:
-                raise
         if self.protections(project_id).get(branch) != wanted:
             raise Conflict(
                 f"Unable to {act}: other levels read back than were written. Look whether the "
@@ -155,6 +154,38 @@ class RepositoryCalls:
         return self.http.delete(
             f"unprotect the branch {branch} of {project_id}",
             f"/projects/{project_id}/protected_branches/{part(branch)}",
+        )
+
+    def tag_protections(self, project_id: int) -> dict[str, int]:
+        """Return who may make tags of each protected pattern, as an access level."""
+        found = self.http.list_all(
+            f"list the protected tags of {project_id}", f"/projects/{project_id}/protected_tags"
+        )
+        return {str(each["name"]): _level(each, "create_access_levels") for each in found}
+
+    def protect_tags(self, project_id: int, pattern: str, create_level: int) -> None:
+        """Make tags of a pattern protected exactly so; a protection that differs is replaced."""
+        act = f"protect the tags {pattern} of {project_id}"
+        present = self.tag_protections(project_id).get(pattern)
+        if present == create_level:
+            return
+        if present is not None:
+            self.unprotect_tags(project_id, pattern)
+        body = {"name": pattern, "create_access_level": create_level}
+        # If another writer was first, what it wrote is looked at.
+        with suppress(Conflict):
+            self.http.post(act, f"/projects/{project_id}/protected_tags", body)
+        if self.tag_protections(project_id).get(pattern) != create_level:
+            raise Conflict(
+                f"Unable to {act}: another level read back than was written. Look who else "
+                "changes it, then run again."
+            )
+
+    def unprotect_tags(self, project_id: int, pattern: str) -> bool:
+        """Take a pattern's protection away; false when there was none."""
+        return self.http.delete(
+            f"unprotect the tags {pattern} of {project_id}",
+            f"/projects/{project_id}/protected_tags/{part(pattern)}",
         )
 
     # --- files -------------------------------------------------------------------------------
@@ -255,14 +286,15 @@ def _read_at(present: _File) -> dict[str, str]:
     return {"last_commit_id": present.last_commit} if present.last_commit else {}
 
 
-def _protection(found: Mapping[str, Any]) -> Protection:
-    def level(name: str) -> int:
-        # An entry may name a user or a group instead of a level; those count as no level.
-        levels = [e.get("access_level") for e in found.get(name) or []]
-        return min((int(each) for each in levels if each is not None), default=-1)
+def _level(found: Mapping[str, Any], name: str) -> int:
+    # An entry may name a user or a group instead of a level; those count as no level.
+    levels = [each.get("access_level") for each in found.get(name) or []]
+    return min((int(each) for each in levels if each is not None), default=-1)
 
+
+def _protection(found: Mapping[str, Any]) -> Protection:
     return Protection(
-        push_level=level("push_access_levels"),
-        merge_level=level("merge_access_levels"),
+        push_level=_level(found, "push_access_levels"),
+        merge_level=_level(found, "merge_access_levels"),
         is_force_push_allowed=bool(found.get("allow_force_push")),
     )
