@@ -32,7 +32,7 @@ for argument in "$@"; do
 done
 
 packages=(acl bind9 bind9-dnsutils bind9-utils ca-certificates curl debian-archive-keyring debootstrap
-    git iproute2 jq openssh-client openssl postgresql procps psmisc redis-server systemd-container util-linux
+    docker-registry git iproute2 jq openssh-client openssl postgresql procps psmisc redis-server systemd-container util-linux
     xfsprogs)
 $for_tests && packages+=(chromium fonts-dejavu-core nginx-light openssh-server)
 
@@ -159,7 +159,7 @@ install_packages() {
     mapfile -t absent < <(absent_packages "${packages[@]}")
     ((${#absent[@]})) || return 0
     say "installing ${absent[*]}"
-    # The lab and the tests start their own PostgreSQL, bind9, Redis, NGINX and sshd; the system's stay off.
+    # The lab and the tests start their own PostgreSQL, bind9, Redis, registry, NGINX and sshd; the system's stay off.
     if [[ ! -e $policy ]]; then
         printf '#!/bin/sh\n%s\nexit 101\n' "$policy_mark" >"$policy"
         chmod 755 "$policy"
@@ -179,6 +179,7 @@ keep_off() { # nor may what was installed for the lab start at the machine's nex
         bind9) systemctl disable named.service >>"$log" 2>&1 || true ;;
         postgresql) systemctl disable postgresql.service >>"$log" 2>&1 || true ;;
         redis-server) systemctl disable redis-server.service >>"$log" 2>&1 || true ;;
+        docker-registry) systemctl disable docker-registry.service >>"$log" 2>&1 || true ;;
         nginx-light) systemctl disable nginx.service >>"$log" 2>&1 || true ;;
         openssh-server) systemctl disable ssh.service >>"$log" 2>&1 || true ;;
         esac

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from lab.services import (
     dns,
+    harbor,
     openbao,
     postgresql,
     prefect_server,
     prefect_worker,
     proxmox,
+    registry,
     site,
     ui_forwarder,
     watchdog,
@@ -20,6 +22,8 @@ SERVICES: tuple[Service, ...] = (
     dns.SERVICE,
     site.SERVICE,
     proxmox.SERVICE,
+    registry.SERVICE,
+    harbor.SERVICE,
     postgresql.SERVICE,
     prefect_server.SERVICE,
     prefect_worker.SERVICE,

@@ -1,0 +1,1 @@
+"""The lab's Harbor: its API simulated, the OCI registry behind it real."""
