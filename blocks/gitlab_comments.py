@@ -29,6 +29,17 @@ class Comment:
     """False when it was there with this text already."""
 
 
+@dataclass(frozen=True)
+class MergeRequest:
+    """A merge request as far as its comment depends on it."""
+
+    iid: int
+    state: str
+    """`opened`, `closed`, `locked` or `merged`."""
+    head: str
+    """Its newest commit; the target project has it too when a fork is its source."""
+
+
 class CommentCalls:
     """The part of a session that speaks to people."""
 
@@ -109,6 +120,18 @@ class CommentCalls:
             if _has_marker(note, marker):
                 return str(note["body"]).removeprefix(_mark(marker)).lstrip("\n")
         return None
+
+    def merge_request(self, project_id: int, iid: int) -> MergeRequest:
+        """Return a merge request.
+
+        Raises:
+            NotFound: there is none.
+        """
+        found = self.http.get(
+            f"read the merge request !{iid} of {project_id}",
+            f"/projects/{project_id}/merge_requests/{iid}",
+        )
+        return MergeRequest(int(found["iid"]), str(found["state"]), str(found["sha"]))
 
     def merge_requests_of(self, project_id: int, commit: str) -> list[int]:
         """Return the numbers of the merge requests that a commit belongs to."""

@@ -1,0 +1,1 @@
+"""Decisions about webhooks: who sent one, what it means, and how many are taken."""
