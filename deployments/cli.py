@@ -327,6 +327,15 @@ def pause(
 
 
 @app.command()
+def gateway(site: Annotated[Path, typer.Option("--site", envvar="INFRAFLOWS_SITE")]) -> None:
+    """Take webhooks of GitLab and Alertmanager, and start flows for them."""
+    with _explained():
+        from deployments.gateway.serve import serve
+
+        serve(site)
+
+
+@app.command()
 def unpause(
     environment: Annotated[str, typer.Option("--environment")] = "lab", site: SiteOption = None
 ) -> None:
