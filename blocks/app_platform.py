@@ -29,6 +29,7 @@ class AppPlatform(Block):
     gitops_branch: str = Field(default="main", description="Its branch.")
     gitops_credential: str = Field(description="OpenBao path of its login.")
     gitlab_url: str = Field(description="Address of GitLab.")
+    gateway_url: str = Field(description="Where GitLab delivers its webhooks to.")
     database_mount: str = Field(default="database", description="OpenBao's database engine.")
     database_server: str = Field(default="apps", description="Connection of the database engine.")
     database_credential: str = Field(
@@ -37,6 +38,11 @@ class AppPlatform(Block):
     pki_mount: str = Field(default="pki", description="OpenBao's PKI engine.")
     pki_role: str = Field(default="apps", description="Role of the PKI engine for host names.")
     argocd_namespace: str = Field(default="argocd", description="Namespace of Argo CD.")
+    openbao_url: str = Field(default="", description="Where pods reach OpenBao.")
+    openbao_ca_pem: str = Field(default="", description="CA of that address, as PEM.")
+    database_address: str = Field(
+        default="", description="Host and port where pods reach PostgreSQL."
+    )
 
     def platform(self) -> Platform:
         """Return what the block says as the domain's type."""

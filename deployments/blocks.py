@@ -6,9 +6,12 @@ from collections.abc import Iterator
 
 from prefect.blocks.core import Block
 
+from blocks.app_platform import AppPlatform
 from blocks.artifact_mirror import ArtifactMirror
 from blocks.dns_zone import DnsZone
 from blocks.git_repository import GitRepository
+from blocks.gitlab_server import GitLabServer
+from blocks.harbor import HarborRegistry
 from blocks.ledger_file import LedgerDirectory
 from blocks.openbao import OpenBaoServer
 from blocks.proxmox import ProxmoxCluster
@@ -16,8 +19,29 @@ from blocks.tofu import TofuWorkspace
 from deployments.site_file import SiteFile
 
 
+def onboarding_blocks(site: SiteFile) -> Iterator[tuple[str, Block]]:
+    """Return what onboarding adds, each with its document's name, unsaved."""
+    part = site.onboarding
+    if part is None:
+        return
+    yield site.environment, GitLabServer(**part.gitlab.model_dump())
+    yield site.environment, HarborRegistry(**part.harbor.model_dump())
+    yield f"{site.environment}-gitops", GitRepository(**part.gitops.model_dump())
+    platform = AppPlatform(
+        environment=site.environment,
+        registry=part.harbor.registry,
+        gitops_url=part.gitops.url,
+        gitops_branch=part.gitops.branch,
+        gitops_credential=part.gitops.credential,
+        gitlab_url=part.gitlab.url,
+        gateway_url=part.gateway_url,
+        **part.platform.model_dump(),
+    )
+    yield site.environment, platform
+
+
 def site_blocks(site: SiteFile) -> Iterator[Block]:
-    """Return every block of a site, unsaved."""
+    """Return every block that is named after the environment, unsaved."""
     yield OpenBaoServer(**site.openbao.model_dump())
     yield ProxmoxCluster(**site.proxmox.model_dump())
     yield GitRepository(**site.git.model_dump())
@@ -38,7 +62,8 @@ def site_blocks(site: SiteFile) -> Iterator[Block]:
 def save_blocks(site: SiteFile) -> list[str]:
     """Save each block under the environment's name; returns the block types' names."""
     saved = []
-    for block in site_blocks(site):
-        block.save(site.environment, overwrite=True)
+    named = [(site.environment, block) for block in site_blocks(site)]
+    for name, block in (*named, *onboarding_blocks(site)):
+        block.save(name, overwrite=True)
         saved.append(str(block.get_block_type_slug()))
     return saved

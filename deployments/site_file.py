@@ -13,6 +13,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from domain.errors import InvalidSpec
+from domain.onboarding.app_spec import Stage
 from domain.spec_fields import Name
 
 
@@ -109,6 +110,63 @@ class RotationSiteFile(_Part):
     is_scheduled: bool = True
 
 
+class GitLabSite(_Part):
+    """GitLab's API."""
+
+    url: str
+    ca_file: str = ""
+    credential: str
+
+
+class HarborSite(_Part):
+    """Harbor's API, and its registry as images are named."""
+
+    url: str
+    registry: str
+    ca_file: str = ""
+    credential: str
+
+
+class OnboardingPlatformSite(_Part):
+    """Where applications land."""
+
+    clusters: dict[Stage, str]
+    domain: str
+    ingress_address: str
+    outside_address: str = ""
+    database_mount: str = "database"
+    database_server: str = "apps"
+    database_credential: str
+    pki_mount: str = "pki"
+    pki_role: str = "apps"
+    argocd_namespace: str = "argocd"
+
+
+class OnboardingSite(_Part):
+    """What onboarding of applications needs besides the rest."""
+
+    gitlab: GitLabSite
+    harbor: HarborSite
+    gitops: GitSite
+    gateway_url: str
+    """Where GitLab and Alertmanager deliver their webhooks to."""
+    platform: OnboardingPlatformSite
+
+
+class GatewaySite(_Part):
+    """The webhook gateway: where it listens, and where it keeps what it has acknowledged."""
+
+    host: str = "0.0.0.0"  # noqa: S104 - webhooks come from other machines
+    port: int = Field(default=8448, ge=1, le=65535)
+    certificate_file: str
+    key_file: str
+    directory: str = "/var/lib/infraflows/gateway"
+    """Of the embedded store."""
+    store_credential: str = ""
+    """OpenBao path of a PostgreSQL login; then the store is there, and gateways may share it."""
+    is_dispatching: bool = True
+
+
 class SiteFile(_Part):
     """One environment of a site."""
 
@@ -123,6 +181,10 @@ class SiteFile(_Part):
     ledger: LedgerSite
     prefect: PrefectSite
     rotation: RotationSiteFile = RotationSiteFile()
+    onboarding: OnboardingSite | None = None
+    """Left out where applications are not onboarded."""
+    gateway: GatewaySite | None = None
+    """Left out where no gateway runs."""
 
 
 def read_site_file(path: Path) -> SiteFile:

@@ -24,6 +24,8 @@ BRIDGE = "vmbr0"
 NODE_ADDRESSES = {"pve1": "10.90.0.11", "pve2": "10.90.0.12", "pve3": "10.90.0.13"}
 ZONE = "lab.infraflows.internal"
 ENVIRONMENT = "lab"
+DEMO_CLUSTER = "demo"
+"""Where the lab's applications land; what `bootstrap-cluster/lab` builds by default."""
 
 PROXMOX_PORT = 8006
 OPENBAO_PORT = 8200

@@ -10,10 +10,13 @@ from typing import Any
 import yaml
 
 from lab.layout import (
+    DEMO_CLUSTER,
     DNS_PORT,
+    EDGE_ADDRESS,
     ENVIRONMENT,
     GATEWAY,
     GIT_BRANCH,
+    HARBOR_PORT,
     NODE_ADDRESSES,
     PROXMOX_PORT,
     ZONE,
@@ -86,8 +89,41 @@ def site_document(layout: Layout) -> dict[str, Any]:
         "artifacts": {"url": layout.artifacts_url, "ca_file": ca_file},
         "ledger": {"directory": str(layout.ledger_directory)},
         "prefect": {"api_url": layout.prefect_api_url, "ui_url": layout.ui_url},
+        "onboarding": onboarding_document(layout),
         # In the lab a person starts it; a site of its own leaves this out.
         "rotation": {"is_scheduled": False},
+    }
+
+
+def onboarding_document(layout: Layout) -> dict[str, Any]:
+    """Where applications land: all three stages in the demo's cluster."""
+    ca_file = str(layout.ca_file)
+    secrets = f"infraflows/{ENVIRONMENT}"
+    return {
+        "gitlab": {
+            "url": layout.gitlab_url,
+            "ca_file": ca_file,
+            "credential": f"{secrets}/gitlab",
+        },
+        "harbor": {
+            "url": layout.harbor_url,
+            "registry": f"{GATEWAY}:{HARBOR_PORT}",
+            "ca_file": ca_file,
+            "credential": f"{secrets}/harbor",
+        },
+        "gitops": {
+            "url": layout.gitops_url,
+            "branch": GIT_BRANCH,
+            "ca_file": ca_file,
+            "credential": f"{secrets}/git",
+        },
+        "gateway_url": layout.webhook_url,
+        "platform": {
+            "clusters": dict.fromkeys(("development", "staging", "production"), DEMO_CLUSTER),
+            "domain": f"apps.{ZONE}",
+            "ingress_address": EDGE_ADDRESS,
+            "database_credential": f"{secrets}/database",
+        },
     }
 
 

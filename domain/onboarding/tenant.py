@@ -42,6 +42,8 @@ class Platform:
     gitops_credential: str
     """OpenBao path of the GitOps repository's login."""
     gitlab_url: str
+    gateway_url: str
+    """Where GitLab delivers its webhooks to."""
     database_mount: str
     """OpenBao's database engine."""
     database_server: str
@@ -51,6 +53,12 @@ class Platform:
     pki_mount: str
     pki_role: str
     argocd_namespace: str = "argocd"
+    openbao_url: str = ""
+    """Where pods reach OpenBao; needed by applications that want secrets or a database."""
+    openbao_ca_pem: str = ""
+    """CA of that address; pods' own list if empty."""
+    database_address: str = ""
+    """Host and port where pods reach PostgreSQL; needed by applications that want a database."""
 
     def kubernetes_mount(self, stage: Stage) -> str:
         """Return OpenBao's auth mount of a stage's cluster."""
