@@ -107,7 +107,7 @@ def _refusal(text: str) -> AppProblem | None:
     """Return why a document is not looked at any further, without building any of it."""
     depth = documents = 0
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
-        line = event.start_mark.line + 1
+        line = event.start_mark.line + 1 if event.start_mark else 1
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
             return AppProblem((), "uses an anchor or an alias. Write the value out", line)
         if getattr(event, "tag", None):
@@ -167,9 +167,9 @@ def _mapping(node: yaml.MappingNode, location: Location, reading: _Reading) -> d
     return found
 
 
-def _scalar(node: yaml.ScalarNode, location: Location, reading: _Reading) -> Any:
+def _scalar(node: yaml.Node, location: Location, reading: _Reading) -> Any:
     text = str(node.value)
-    if node.style is not None:
+    if getattr(node, "style", None) is not None:
         return text
     if text in _WORDS:
         value = _WORDS[text]

@@ -210,6 +210,16 @@ class GitSession:
             raise self._error("read", ended)
         return dict(zip(paths, _blobs(ended.output), strict=True))
 
+    def versions(self, path: str, at_most: int) -> list[str]:
+        """Return the texts that a file has had on the branch, newest first; absences left out."""
+        branch = f"refs/heads/{self._repository.branch}"
+        self._git("fetch", "--quiet", "--no-tags", f"--depth={FULL_DEPTH}", "origin", branch)
+        inside = checked_path(path)
+        count = f"--max-count={at_most}"
+        said = self._git("log", "--first-parent", "--format=%H", count, "FETCH_HEAD", "--", inside)
+        read = [self._run("cat-file", "blob", f"{sha}:{inside}") for sha in said.split()]
+        return [ended.output.decode() for ended in read if ended.exit_code == 0]
+
     def whole_tree(self, revision: str) -> dict[str, str]:
         """Return the text of every file as it was at a commit; what is no text is made one."""
         self._fetch_commit(revision)
@@ -229,18 +239,22 @@ class GitSession:
         message: str,
         *,
         replaced_directories: Sequence[str] = (),
+        expected: Mapping[str, str] | None = None,
+        attempts: int = PUSH_ATTEMPTS,
     ) -> CommitResult:
         """Put files on the branch in one commit; whole directories are replaced by them.
 
-        Whatever lies below `replaced_directories` and is not in `files` is removed.
+        Whatever lies below `replaced_directories` and is not in `files` is removed. Where the new
+        text was made from an old one, `expected` holds the old one by path.
 
         Raises:
-            Conflict: other writers were faster each time.
+            Conflict: other writers were faster each time, or changed a file of `expected`.
         """
         wanted = {checked_path(path): text for path, text in files.items()}
         replaced = [checked_path(path) for path in replaced_directories]
-        for attempt in range(PUSH_ATTEMPTS):
+        for attempt in range(attempts):
             base = self._fetch()
+            self._check_expected(expected or {})
             sha = self._commit(wanted, replaced, message, base)
             if sha is None:
                 return CommitResult(base or "", is_changed=False)
@@ -251,11 +265,20 @@ class GitSession:
             if not any(text in ended.complaint for text in _LOST_RACE):
                 raise self._error("push", ended)
             # Written anew on the other's commit: whole files, so there is nothing to merge.
-            time.sleep(random.uniform(0.05, 0.3) * (attempt + 1))  # noqa: S311 - jitter, no secret
+            time.sleep(random.uniform(0.05, 0.3) * min(attempt + 1, 8))  # noqa: S311 - jitter, no secret
         raise Conflict(
             f"Unable to push to {self._repository.url}: other writers were faster "
-            f"{PUSH_ATTEMPTS} times. Run again."
+            f"{attempts} times. Run again."
         )
+
+    def _check_expected(self, expected: Mapping[str, str]) -> None:
+        for path, text in expected.items():
+            file = self._copy / checked_path(path)
+            if not file.is_file() or file.read_bytes() != text.encode():
+                raise Conflict(
+                    f"Unable to change {path}: another writer changed it since it was read. "
+                    "Run again."
+                )
 
     def _commit(
         self,

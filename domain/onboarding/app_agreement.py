@@ -97,7 +97,15 @@ def _lists(app: AppSpec) -> Iterator[AppProblem]:
             ("secrets", number, "path"),
             "is named above already. List all of its keys in one entry",
         )
+    seen: dict[str, int] = {}
     for number, wish in enumerate(app.secrets):
+        for position, key in enumerate(wish.keys):
+            if seen.setdefault(key, number) != number:
+                yield AppProblem(
+                    ("secrets", number, "keys", position),
+                    f"is a key of secrets[{seen[key]}] too, and both would be the variable "
+                    "<key>_FILE. Rename one",
+                )
         yield from _repeated(("secrets", number, "keys"), wish.keys, is_shown=False)
     if app.database is not None:
         yield from _repeated(("database", "extensions"), app.database.extensions)

@@ -3,5 +3,10 @@
 from __future__ import annotations
 
 from tasks.onboarding.step import Step
+from tasks.onboarding.steps.gitops import GitOps
+from tasks.onboarding.steps.kubernetes_tenancy import KubernetesTenancy
 
-STEPS: tuple[Step, ...] = ()
+STEPS: tuple[Step, ...] = (
+    KubernetesTenancy(),
+    GitOps(),
+)
