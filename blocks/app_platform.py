@@ -7,6 +7,7 @@ from typing import ClassVar
 from prefect.blocks.core import Block
 from pydantic import Field
 
+from blocks.documents import document
 from domain.onboarding.app_spec import Stage
 from domain.onboarding.tenant import Platform
 
@@ -30,6 +31,9 @@ class AppPlatform(Block):
     gitops_credential: str = Field(description="OpenBao path of its login.")
     gitlab_url: str = Field(description="Address of GitLab.")
     gateway_url: str = Field(description="Where GitLab delivers its webhooks to.")
+    gateway_ca_file: str = Field(
+        default="", description="CA of the gateway's certificate; the system's if empty."
+    )
     database_mount: str = Field(default="database", description="OpenBao's database engine.")
     database_server: str = Field(default="apps", description="Connection of the database engine.")
     database_credential: str = Field(
@@ -52,4 +56,4 @@ class AppPlatform(Block):
 
 def app_platform(environment: str) -> AppPlatform:
     """Load the block of an environment; only inside a task's body."""
-    return AppPlatform.load(environment)
+    return document(AppPlatform, environment)

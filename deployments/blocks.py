@@ -35,6 +35,7 @@ def onboarding_blocks(site: SiteFile) -> Iterator[tuple[str, Block]]:
         gitops_credential=part.gitops.credential,
         gitlab_url=part.gitlab.url,
         gateway_url=part.gateway_url,
+        gateway_ca_file=part.gateway_ca_file,
         **part.platform.model_dump(),
     )
     yield site.environment, platform

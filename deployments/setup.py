@@ -35,6 +35,7 @@ ROOT = Path(__file__).resolve().parent.parent
 ENVIRONMENTS = Path(__file__).resolve().parent / "environments"
 WORK_POOL = "infraflows"
 NIGHTLY = "rotate-secrets/nightly"
+RECONCILE = "reconcile-deliveries/default"
 Say = Callable[[str], None]
 
 
@@ -111,13 +112,13 @@ def _deploy(environment: str) -> list[str]:
     return names
 
 
-def ensure_schedule(environment: str, cron: str, *, is_active: bool) -> str:
-    """Give an environment its schedule of nightly rotations, unless it has one.
+def ensure_schedule(name: str, environment: str, cron: str, *, is_active: bool) -> str:
+    """Give a deployment its schedule in an environment, unless it has one.
 
     One that is there is left as it is: a person may have paused it or moved it in the UI.
     """
     with get_client(sync_client=True) as client:
-        deployment = client.read_deployment_by_name(NIGHTLY)
+        deployment = client.read_deployment_by_name(name)
         found = {each.slug: each for each in deployment.schedules}
         if environment not in found:
             wanted = DeploymentScheduleCreate(
@@ -139,6 +140,16 @@ def set_up(site: SiteFile, say: Say) -> None:
     say(f"gate policy of {site.environment}: {_ensure_gate_policy(site.environment)}")
     say("deployments: " + ", ".join(_deploy(site.environment)))
     nightly = site.rotation
-    schedule = ensure_schedule(site.environment, nightly.cron, is_active=nightly.is_scheduled)
+    schedule = ensure_schedule(
+        NIGHTLY, site.environment, nightly.cron, is_active=nightly.is_scheduled
+    )
     say(f"schedule of {NIGHTLY} in {site.environment}: {schedule}")
+    if (gateway := site.gateway) is not None:
+        schedule = ensure_schedule(
+            RECONCILE,
+            site.environment,
+            gateway.reconcile_cron,
+            is_active=gateway.is_reconcile_scheduled,
+        )
+        say(f"schedule of {RECONCILE} in {site.environment}: {schedule}")
     say("automation: " + ensure_crash_detection())

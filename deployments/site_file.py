@@ -150,6 +150,7 @@ class OnboardingSite(_Part):
     gitops: GitSite
     gateway_url: str
     """Where GitLab and Alertmanager deliver their webhooks to."""
+    gateway_ca_file: str = ""
     platform: OnboardingPlatformSite
 
 
@@ -165,6 +166,9 @@ class GatewaySite(_Part):
     store_credential: str = ""
     """OpenBao path of a PostgreSQL login; then the store is there, and gateways may share it."""
     is_dispatching: bool = True
+    reconcile_cron: str = "*/10 * * * *"
+    """In UTC."""
+    is_reconcile_scheduled: bool = True
 
 
 class SiteFile(_Part):

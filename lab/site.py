@@ -19,6 +19,7 @@ from lab.layout import (
     HARBOR_PORT,
     NODE_ADDRESSES,
     PROXMOX_PORT,
+    WEBHOOK_PORT,
     ZONE,
     Layout,
 )
@@ -90,6 +91,14 @@ def site_document(layout: Layout) -> dict[str, Any]:
         "ledger": {"directory": str(layout.ledger_directory)},
         "prefect": {"api_url": layout.prefect_api_url, "ui_url": layout.ui_url},
         "onboarding": onboarding_document(layout),
+        "gateway": {
+            "host": GATEWAY,
+            "port": WEBHOOK_PORT,
+            "certificate_file": str(layout.server_certificate_file),
+            "key_file": str(layout.server_key_file),
+            "directory": str(layout.webhook_directory),
+            "is_reconcile_scheduled": False,
+        },
         # In the lab a person starts it; a site of its own leaves this out.
         "rotation": {"is_scheduled": False},
     }
@@ -118,6 +127,7 @@ def onboarding_document(layout: Layout) -> dict[str, Any]:
             "credential": f"{secrets}/git",
         },
         "gateway_url": layout.webhook_url,
+        "gateway_ca_file": ca_file,
         "platform": {
             "clusters": dict.fromkeys(("development", "staging", "production"), DEMO_CLUSTER),
             "domain": f"apps.{ZONE}",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from lab.services import (
     dns,
+    gateway,
     harbor,
     openbao,
     postgresql,
@@ -27,6 +28,7 @@ SERVICES: tuple[Service, ...] = (
     postgresql.SERVICE,
     prefect_server.SERVICE,
     prefect_worker.SERVICE,
+    gateway.SERVICE,
     ui_forwarder.SERVICE,
 )
 
