@@ -48,6 +48,8 @@ PARTS: Mapping[str, str] = {
 }
 """Last name of a path -> its class."""
 REDIS_PATH = f"infraflows/{ENVIRONMENT}/redis-apps"
+ENGINE = "leak-drill"
+"""OpenBao's database engine of the drill: apart from the one that applications are given."""
 WORKER_POLICY = "infraflows-leak-drill"
 QUIET_SECONDS = 1
 PARALLEL = 4
@@ -70,7 +72,7 @@ def policy() -> dict[str, Any]:
         APPROLE: {"role": "{2}", "mount": APPS_APPROLE_MOUNT, **quiet},
         TOKEN: {"token_roles": "apps-{2}-a,apps-{2}-b", **quiet},
         DATABASE: {"users": "{2}_a,{2}_b", "role": "{2}", "admin_path": ADMIN_PATH, **quiet},
-        STATIC: {"static_role": "{2}_static", "admin_path": ADMIN_PATH},
+        STATIC: {"static_role": "{2}_static", "mount": ENGINE, "admin_path": ADMIN_PATH},
         REDIS: {"user": "{2}", "admin_path": REDIS_PATH, **quiet},
     }
     limits = {"max_age_days": 30, "observe_interval_seconds": 0.5, "parallel": PARALLEL}
@@ -175,11 +177,11 @@ class Drill:
 
         def note(app: str) -> None:
             self._write(bao, app, "database", {"username": f"{app}_a", "password": passwords[app]})
-            user, place = f"{app}_static", f"database/static-roles/{app}_static"
+            user, place = f"{app}_static", f"{ENGINE}/static-roles/{app}_static"
             body = {"db_name": "apps", "username": user, "rotation_period": "720h"}
             bao.call("POST", place, body)
             # The engine keeps the password; the path tells consumers where to read it.
-            self._write(bao, app, "login", {"read_from": f"database/static-creds/{user}"})
+            self._write(bao, app, "login", {"read_from": f"{ENGINE}/static-creds/{user}"})
 
         in_parallel(note, self.apps)
 
@@ -289,19 +291,19 @@ def _prepare_worker(bao: Client, cache: BareRedis) -> None:
     """Let the worker reach what the lab alone does not have: Redis and a database engine."""
     bao.call("POST", f"{KV_MOUNT}/data/{REDIS_PATH}", {"data": dict(cache.login)})
     rights = (
-        'path "database/static-creds/+" { capabilities = ["read"] }\n'
-        'path "database/rotate-role/+" { capabilities = ["update"] }\n'
+        f'path "{ENGINE}/static-creds/+" {{ capabilities = ["read"] }}\n'
+        f'path "{ENGINE}/rotate-role/+" {{ capabilities = ["update"] }}\n'
     )
     bao.call("PUT", f"sys/policies/acl/{WORKER_POLICY}", {"policy": rights})
     given = {"token_policies": [WORKER_ROLE, WORKER_POLICY]}
     bao.call("POST", f"auth/approle/role/{WORKER_ROLE}", given)
-    if "database/" in bao.call("GET", "sys/mounts")["data"]:
+    if f"{ENGINE}/" in bao.call("GET", "sys/mounts")["data"]:
         return
-    bao.call("POST", "sys/mounts/database", {"type": "database"})
+    bao.call("POST", f"sys/mounts/{ENGINE}", {"type": "database"})
     login = bao.call("GET", f"{KV_MOUNT}/data/{ADMIN_PATH}")["data"]["data"]
     bao.call(
         "POST",
-        "database/config/apps",
+        f"{ENGINE}/config/apps",
         {
             "plugin_name": "postgresql-database-plugin",
             "allowed_roles": "*",
