@@ -8,7 +8,7 @@ follows (Harbor 2.13):
   mark can lie. Robots and labels go with their project.
 - A project with repositories cannot be deleted (412).
 - The name of a project's robot is `robot$<project>+<name>` and cannot be changed. Its secret is in
-  the answer to its creation alone. PATCH sets a secret that the caller chooses: 8 to 128 characters,
+  the answer to its creation alone. PATCH sets a secret that the caller chooses: 8 to 128 long,
   with an upper-case letter, a lower-case letter and a digit; the one before is refused at once.
 - A repository's name is encoded twice in a path.
 """

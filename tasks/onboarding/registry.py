@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from tasks.onboarding.step import Step
 from tasks.onboarding.steps.gitops import GitOps
+from tasks.onboarding.steps.harbor_project import HarborProject
 from tasks.onboarding.steps.kubernetes_tenancy import KubernetesTenancy
 
 STEPS: tuple[Step, ...] = (
+    HarborProject(),
     KubernetesTenancy(),
     GitOps(),
 )
