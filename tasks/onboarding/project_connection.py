@@ -2,8 +2,8 @@
 
 Apart from the steps of the saga, because it comes before them and outlives them: a team whose first
 `app.yaml` was refused mends it by a push, which must arrive. Promises that the key is made once,
-lies in OpenBao before GitLab has it, and is written to GitLab again whenever the webhook is made or
-mended, as GitLab never shows it.
+lies in OpenBao before GitLab has it, and is written to GitLab each time, as GitLab never shows
+which it has.
 
 Rights in OpenBao: create, read and delete the project's path below `webhooks/`.
 """
@@ -45,15 +45,10 @@ def connect(
         key = base64.b64encode(secrets.token_bytes(KEY_BYTES)).decode()
         return {"signing_key": f"whsec_{key}"}
 
-    path = secrets_path(environment, project_id)
-    # A key that was just made is another than GitLab has, if GitLab has one.
-    is_known = bao.exists(path)
-    key = bao.read_or_create(path, make)["signing_key"]
+    values = bao.read_or_create(secrets_path(environment, project_id), make)
     wanted = WantedHook(url=address, events=EVENTS, name=NAME)
-    is_signed = any(
-        hook.url == address and hook.has_signing_token for hook in gitlab.hooks(project_id)
-    )
-    return gitlab.ensure_hook(project_id, wanted, "" if is_known and is_signed else key)
+    # Written each time: nobody can tell whether the key that GitLab has is this one.
+    return gitlab.ensure_hook(project_id, wanted, values["signing_key"])
 
 
 def disconnect(
