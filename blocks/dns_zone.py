@@ -1,8 +1,8 @@
 """A DNS zone that takes updates signed with TSIG (RFC 2136, RFC 8945).
 
 Promises that names are set in one atomic update, that only what differs is sent, and that every
-change is read back from the server itself. Refuses unsigned updates and answers, and names outside
-the zone.
+change is read back from the server itself; that a swap of record sets happens only if all of them
+are as they were read. Refuses unsigned updates and answers, and names outside the zone.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ from __future__ import annotations
 import binascii
 import ipaddress
 import socket
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Literal
 
 import dns.exception
 import dns.flags
@@ -20,6 +21,7 @@ import dns.message
 import dns.name
 import dns.query
 import dns.rcode
+import dns.rdata
 import dns.rdatatype
 import dns.tsig
 import dns.tsigkeyring
@@ -40,6 +42,14 @@ from domain.errors import (
 QUERY_TIMEOUT_SECONDS = 5.0
 TIME_TO_LIVE_SECONDS = 60
 ADDRESS = dns.rdatatype.A
+TEXT = dns.rdatatype.TXT
+_CHANGED_MEANWHILE = (
+    dns.rcode.YXDOMAIN,
+    dns.rcode.YXRRSET,
+    dns.rcode.NXRRSET,
+    dns.rcode.NXDOMAIN,
+)
+"""Answers by which a server says that a prerequisite of an update does not hold."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +74,18 @@ class UpdateKey:
                 f"the secret {path}", [f"{name}: missing. Write it to OpenBao" for name in missing]
             )
         return cls(values["key_name"], values["algorithm"], values["secret"])
+
+
+@dataclass(frozen=True)
+class RecordSwap:
+    """A record set that becomes another one if it is what it was read as."""
+
+    name: str
+    kind: Literal["A", "TXT"]
+    before: tuple[str, ...]
+    after: tuple[str, ...]
+    is_new_name: bool = False
+    """Nothing at all, of whatever kind, may be at the name yet."""
 
 
 class DnsZone(Block):
@@ -178,7 +200,46 @@ class DnsZone(Block):
                     found[name] = sorted(addresses, key=ipaddress.ip_address)
         return found
 
+    def texts(self, names: Iterable[str]) -> dict[str, list[str]]:
+        """Return the texts, sorted, of those of the names that have any."""
+        found: dict[str, list[str]] = {}
+        with self._connection() as connection:
+            for name in names:
+                full = self._absolute(name)
+                answer = self._ask(full, TEXT, connection)
+                texts = [
+                    b"".join(item.strings).decode(errors="replace")
+                    for rrset in answer.answer
+                    if rrset.rdtype == TEXT and rrset.name == full
+                    for item in rrset
+                ]
+                if texts:
+                    found[name] = sorted(texts)
+        return found
+
     # --- writing -----------------------------------------------------------------------------
+
+    def swap(self, swaps: Sequence[RecordSwap], key: UpdateKey) -> None:
+        """Change record sets in one update: all of them, or none.
+
+        Raises:
+            Conflict: one of them is not what it was read as, or a new name is in use.
+        """
+        if not swaps:
+            return
+        update = self._update(key)
+        for each in swaps:
+            name, kind = self._absolute(each.name), dns.rdatatype.from_text(each.kind)
+            if each.is_new_name:
+                update.absent(name)
+            elif each.before:
+                update.present(name, each.kind, *_presented(each.kind, each.before))
+            else:
+                update.absent(name, kind)
+            update.delete(name, kind)
+            for text in _presented(each.kind, each.after):
+                update.add(name, TIME_TO_LIVE_SECONDS, kind, text)
+        self._send(update, "change names")
 
     def set_addresses(self, addresses: Mapping[str, str], key: UpdateKey) -> list[str]:
         """Make each name have exactly its address; return the names that had not.
@@ -246,7 +307,24 @@ class DnsZone(Block):
             raise Unauthorized(f"{failed}. Give the key of {self.credential} the right to update.")
         if code == dns.rcode.SERVFAIL:
             raise Unreachable(f"{failed}. Look at its log if it stays so.")
+        if code in _CHANGED_MEANWHILE:
+            raise Conflict(
+                f"{failed}: a name is in use or was changed meanwhile. Find the other writer, "
+                "then run again."
+            )
         raise PermanentError(f"{failed}. Look at its log.")
+
+
+def _presented(kind: str, values: Iterable[str]) -> list[str]:
+    """Return values as a zone file writes them."""
+    if kind == "A":
+        return [str(ipaddress.IPv4Address(value)) for value in values]
+    return [dns.rdata.from_text("IN", kind, _quoted(value)).to_text() for value in values]
+
+
+def _quoted(text: str) -> str:
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
 
 
 def dns_zone(environment: str) -> DnsZone:

@@ -1,4 +1,4 @@
-"""Real servers without the lab: OpenBao, PostgreSQL and Redis, for tests of what rotates secrets.
+"""Real servers without the lab: OpenBao, PostgreSQL, Redis and BIND, for tests of single systems.
 
 Why it exists: whether a password is dead can only be told by the system that refuses it. Promises
 servers on loop-back ports of their own, in one directory, that end with the process that started
@@ -7,9 +7,13 @@ them. Refuses to be a service of the lab: nothing here survives the test run, no
 
 from __future__ import annotations
 
+import base64
+import os
+import pwd
 import secrets
 import shutil
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -50,6 +54,25 @@ listener "tcp" {{
 audit "file" "to-file" {{
   options {{ file_path = "{directory}/audit.log" }}
 }}
+"""
+
+
+_NAMED = """\
+key "{key}" {{ algorithm hmac-sha256; secret "{secret}"; }};
+options {{
+  directory "{directory}"; pid-file none; session-keyfile "{directory}/session.key"; lock-file none;
+  listen-on port {port} {{ 127.0.0.1; }}; listen-on-v6 {{ none; }};
+  allow-transfer {{ key "{key}"; }};
+  recursion no; dnssec-validation no; notify no;
+}};
+controls {{ }};
+zone "{zone}" {{ type primary; file "zone"; update-policy {{ grant {key} zonesub ANY; }}; }};
+"""
+_FIRST_ZONE = """\
+$TTL 60
+@ IN SOA ns admin 1 60 60 600 60
+@ IN NS ns
+ns IN A 127.0.0.1
 """
 
 
@@ -128,6 +151,22 @@ class BarePostgresql:
             connect_timeout=20,
             autocommit=True,
         )
+
+
+@dataclass(frozen=True)
+class BareDns:
+    """A real BIND, primary of one zone, and the key that its updates are signed with."""
+
+    directory: Path
+    port: int
+    zone: str
+    secret: str = field(repr=False)
+    key_name: str = "updates"
+
+    @property
+    def key(self) -> Mapping[str, str]:
+        """The key as it lies in OpenBao."""
+        return {"key_name": self.key_name, "algorithm": "hmac-sha256", "secret": self.secret}
 
 
 @dataclass(frozen=True)
@@ -281,6 +320,32 @@ def bare_redis(directory: Path) -> Iterator[BareRedis]:
     )
     try:
         _wait(process, directory / "redis.log", lambda: bool(server.client().ping()))
+        yield server
+    finally:
+        _stop(process)
+
+
+@contextmanager
+def bare_dns(directory: Path, zone: str) -> Iterator[BareDns]:
+    """Run BIND in `directory`, which takes signed updates of `zone` and hands it out signed."""
+    secret = base64.b64encode(secrets.token_bytes(32)).decode()
+    server = BareDns(directory, free_ports(1)[0], zone, secret)
+    (directory / "zone").write_text(_FIRST_ZONE)
+    (directory / "named.conf").write_text(
+        _NAMED.format(
+            key=server.key_name, secret=secret, directory=directory, port=server.port, zone=zone
+        )
+    )
+    user = pwd.getpwuid(os.getuid()).pw_name
+    command = ["/usr/sbin/named", "-g", "-n", "1", "-u", user, "-c", f"{directory}/named.conf"]
+    process = _start(command, directory, "named.log")
+
+    def answers() -> bool:
+        with socket.create_connection(("127.0.0.1", server.port), timeout=1):
+            return True
+
+    try:
+        _wait(process, directory / "named.log", answers)
         yield server
     finally:
         _stop(process)

@@ -50,7 +50,6 @@ path "sys/policies/acl/app-*" {{ capabilities = ["create", "read", "update", "de
 # asks for to enable a method; listing shows which are there.
 path "sys/auth"              {{ capabilities = ["read"] }}
 path "sys/auth/kubernetes-*" {{ capabilities = ["create", "read", "update", "sudo"] }}
-path "sys/mounts/auth/kubernetes-*" {{ capabilities = ["read", "update", "sudo"] }}
 path "auth/kubernetes-*"     {{ capabilities = ["create", "read", "update", "delete", "list"] }}
 
 # Its short-lived database users. The connection is the administrator's: its user is read, to be

@@ -154,12 +154,12 @@ def settle(layout: Layout) -> None:
         layout,
         "postgres",
         f"REVOKE CONNECT ON DATABASE {DATABASE} FROM PUBLIC;"
-        + _caretaker(DATABASE_PROVISIONER, "CREATEDB CREATEROLE", credential(layout, "database"))
-        + _caretaker(DATABASE_ISSUER, "CREATEROLE", credential(layout, "database-issuer")),
+        + caretaker(DATABASE_PROVISIONER, "CREATEDB CREATEROLE", credential(layout, "database"))
+        + caretaker(DATABASE_ISSUER, "CREATEROLE", credential(layout, "database-issuer")),
     )
 
 
-def _caretaker(name: str, rights: str, login: Mapping[str, str]) -> str:
+def caretaker(name: str, rights: str, login: Mapping[str, str]) -> str:
     """Statements for a role that looks after applications; pg_signal_backend ends sessions."""
     return f"""
     SELECT 'CREATE ROLE {name}'
