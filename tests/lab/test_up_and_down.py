@@ -37,6 +37,8 @@ SERVICES = {
     "dns",
     "site",
     "proxmox",
+    "registry",
+    "harbor",
     "postgresql",
     "prefect",
     "worker",
