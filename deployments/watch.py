@@ -7,6 +7,7 @@ the run ends, to print plain lines where there is no terminal, and to fit 80 col
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -51,6 +52,8 @@ class View:
     nodes: Sequence[Mapping[str, Any]] = ()
     due: Sequence[Mapping[str, Any]] = ()
     secrets: Sequence[Mapping[str, Any]] = ()
+    steps: Sequence[Mapping[str, Any]] = ()
+    checks: Sequence[Mapping[str, Any]] = ()
     percent: float = 0.0
     keys: dict[str, str] = field(default_factory=dict)
 
@@ -87,6 +90,10 @@ def read_view(client: SyncPrefectClient, run_id: UUID) -> View:
             view.due = _rows(artifact.data)
         elif key.endswith("-rotation-secrets"):
             view.secrets = _rows(artifact.data)
+        elif APP_KEY.fullmatch(key) and key.endswith("-steps"):
+            view.steps = _rows(artifact.data)
+        elif APP_KEY.fullmatch(key) and key.endswith("-checks"):
+            view.checks = _rows(artifact.data)
         elif _is_bar_of_the_run(key) and isinstance(artifact.data, int | float):
             view.percent = float(artifact.data)
     return view
@@ -135,6 +142,9 @@ SECRET_COLUMNS = ("state", "step", "seconds", "path")
 SECRETS_SHOWN = 20
 """While a run is watched: those that are worked on come first."""
 
+APP_KEY = re.compile(r"app-.+-(steps|checks)")
+STEP_COLUMNS = ("step", "act", "state", "seconds", "note")
+CHECK_COLUMNS = ("stage", "check", "result", "detail")
 DUE_COLUMNS = ("status", "age", "due", "path")
 NODE_COLUMNS = ("name", "role", "hypervisor", "address", "version", "state")
 
@@ -151,6 +161,8 @@ def picture(view: View, elapsed: float) -> RenderableType:
     if view.hosts:
         columns = _known(view.hosts, WORKING_HOST_COLUMNS)
         parts.append(table(view.hosts, "Hosts", columns, is_one_line=True))
+    if view.steps:
+        parts.append(table(view.steps, "Steps", _known(view.steps, STEP_COLUMNS), is_one_line=True))
     if view.secrets:
         shown = sorted(view.secrets, key=_urgency)[:SECRETS_SHOWN]
         title = f"Secrets ({len(view.secrets)})"
@@ -266,6 +278,10 @@ def closing(view: View, console: Console, ui_url: str, next_steps: Sequence[str]
     if view.secrets:
         shown = sorted(view.secrets, key=_urgency)
         console.print(table(shown, "Secrets", SECRET_COLUMNS))
+    if view.steps:
+        console.print(table(view.steps, "Steps", _known(view.steps, STEP_COLUMNS)))
+    if view.checks:
+        console.print(table(view.checks, "Checks", CHECK_COLUMNS))
     if view.nodes:
         console.print(table(view.nodes, "Nodes", _known(view.nodes, NODE_COLUMNS)))
     state = view.run.state
