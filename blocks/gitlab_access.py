@@ -120,7 +120,7 @@ class AccessCalls:
         path, body = f"/projects/{project_id}/variables", _variable_body(wanted)
         if present is None:
             try:
-                self.http.post(act, path, body, is_secret=True)
+                self.http.post(act, path, {"key": wanted.key, **body}, is_secret=True)
             except Conflict:
                 present = self.variable(project_id, wanted.key, wanted.scope)
         if present is not None:
@@ -244,7 +244,6 @@ def _variable(found: Mapping[str, Any]) -> CiVariable:
 
 def _variable_body(wanted: CiVariable) -> dict[str, Any]:
     return {
-        "key": wanted.key,
         "value": wanted.value,
         "variable_type": "env_var",
         "masked": wanted.is_masked,

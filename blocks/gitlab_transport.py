@@ -32,6 +32,8 @@ from domain.errors import (
 SHOWN_CHARACTERS = 240
 PER_PAGE = 100
 
+HIDDEN = "the reason is not shown, as it may repeat the value"
+
 _OTHER_WRITER = (
     "has changed since you started editing it",
     "already exists",
@@ -169,9 +171,10 @@ class GitLabTransport:
         except gitlab.exceptions.GitlabParsingError:
             raise _no_json(failed) from None
         except gitlab.exceptions.GitlabError as error:
-            said = "" if is_secret else error.error_message
             # The cause would show the body and the request: only what is told goes on.
-            raise answer_error(failed, error.response_code or 0, said) from None
+            raise answer_error(
+                failed, error.response_code or 0, error.error_message, is_hidden=is_secret
+            ) from None
         except json.JSONDecodeError:
             # Also an error of requests; it is told apart from no answer at all.
             raise _no_json(failed) from None
@@ -197,9 +200,9 @@ def shortened(said: Any) -> str:
     return line if len(line) <= SHOWN_CHARACTERS else line[: SHOWN_CHARACTERS - 3] + "..."
 
 
-def answer_error(failed: str, status: int, said: Any) -> LifecycleError:
-    """Return the error for an HTTP answer."""
-    text = shortened(said)
+def answer_error(failed: str, status: int, said: Any, *, is_hidden: bool = False) -> LifecycleError:
+    """Return the error for an HTTP answer; `is_hidden` when the text may repeat a value."""
+    text = HIDDEN if is_hidden else shortened(said)
     if status == 401:
         return Unauthorized(
             f"{failed}: the token was refused. Renew it and write it to the OpenBao path of the "
@@ -213,7 +216,7 @@ def answer_error(failed: str, status: int, said: Any) -> LifecycleError:
         return Conflict(f"{failed}: {text}. Look who else changes it, then run again.")
     if status == 429:
         return TemporaryError(f"{failed}: GitLab's rate limit is reached. Try again later.")
-    if status in (400, 422) and any(phrase in text for phrase in _OTHER_WRITER):
+    if status in (400, 422) and any(phrase in shortened(said) for phrase in _OTHER_WRITER):
         return Conflict(f"{failed}: {text}. Look who else changes it, then run again.")
     if status == 413:
         return QuotaExceeded(f"{failed}: it is too large for GitLab. Make it smaller.")
