@@ -75,6 +75,8 @@ class AppPlan:
     target: Version | None
     """None: off-boarding."""
     looks: Sequence[StepLook]
+    good: Version | None = None
+    """The last good version, if there is one."""
     unfinished: str = ""
     """The run that left an attempt unfinished, if there is one."""
     lines: Sequence[PlanLine] = field(init=False)
@@ -90,8 +92,8 @@ class AppPlan:
 
     @property
     def is_empty(self) -> bool:
-        """True when everything is as wanted and nothing is left to finish."""
-        return not self.lines and not self.unfinished
+        """True when everything is as wanted, is known to be, and nothing is left to finish."""
+        return not self.lines and not self.unfinished and self.target == self.good
 
     @property
     def deletes(self) -> int:
@@ -128,6 +130,8 @@ class AppPlan:
         parts = [*counts, *([f"{drift} by drift"] if drift else [])]
         if self.unfinished:
             parts.append(f"finishes run {self.unfinished[:8]}")
+        if not self.lines and self.target is not None and not self.unfinished:
+            return "everything is there; it becomes known as the last good version"
         return ", ".join(parts)
 
     def rows(self) -> list[dict[str, str]]:

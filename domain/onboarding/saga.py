@@ -82,8 +82,6 @@ class Journal(SpecModel):
     name: AppName
     generation: int = 0
     good: Version | None = None
-    previous_tags: dict[Stage, str] = Field(default_factory=dict)
-    """The tag that a stage ran before its present one: where a roll-back leads."""
     attempt: Attempt | None = None
 
     @property
@@ -120,6 +118,21 @@ _AFTER: Mapping[Act, Mark] = {
     Act.REMOVE: Mark.UNDONE,
 }
 _SATISFIED = (Mark.DONE, Mark.UNCHANGED)
+
+
+def with_present_tags(journal: Journal, tags: Mapping[Stage, str]) -> Journal:
+    """Take in what Git says that runs: a pipeline may have deployed since the last run.
+
+    While an attempt is under way Git may show its half: then the journal is right.
+    """
+    if journal.good is None or journal.attempt is not None:
+        return journal
+    return _with(journal, good=journal.good.model_copy(update={"tags": dict(tags)}))
+
+
+def only_touched(journal: Journal, names: Collection[str]) -> bool:
+    """True when no attempt is under way, or one that touched nothing but these steps."""
+    return _touched(journal) <= set(names)
 
 
 # --- beginning -----------------------------------------------------------------------------------
@@ -287,12 +300,7 @@ def settle(journal: Journal, steps: Sequence[StepOrder]) -> Journal | None:
         return None
     if attempt.course is Course.BACK or attempt.target is None:
         return _with(journal, attempt=None)
-    former = journal.good.tags if journal.good else {}
-    moved = {
-        stage: tag for stage, tag in former.items() if attempt.target.tags.get(stage, tag) != tag
-    }
-    kept = {s: t for s, t in journal.previous_tags.items() if s in attempt.target.tags}
-    return _with(journal, good=attempt.target, previous_tags=kept | moved, attempt=None)
+    return _with(journal, good=attempt.target, attempt=None)
 
 
 def pending(journal: Journal, steps: Sequence[StepOrder]) -> list[str]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from queue import SimpleQueue
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 from domain.errors import Conflict, LifecycleError, PermanentError
 from domain.onboarding.neighbours import tenant_of
@@ -74,6 +74,7 @@ class Workers(Protocol):
 
 
 Look = Callable[[Step, Tenant], Things]
+Verify = Callable[[Tenant], None]
 
 
 @dataclass
@@ -129,14 +130,18 @@ def step_orders(steps: Sequence[Step]) -> list[StepOrder]:
 # --- towards a version ---------------------------------------------------------------------------
 
 
-def converge(
-    saga: Saga,
-    target: Version,
-    plan: AppPlan,
-    run_id: str,
-    verify: Callable[[Tenant], None],
-) -> None:
+def converge(saga: Saga, target: Version, plan: AppPlan, run_id: str, verify: Verify) -> None:
     """Bring the application to `target` and let it be verified, or bring it back as a whole.
+
+    Raises:
+        PermanentError: with the cause, and where the application stands now.
+    """
+    advance(saga, target, plan, run_id, verify)
+    confirm(saga, verify)
+
+
+def advance(saga: Saga, target: Version, plan: AppPlan, run_id: str, verify: Verify) -> None:
+    """Carry out every step that the plan changes, or go back as a whole.
 
     Raises:
         PermanentError: with the cause, and where the application stands now.
@@ -154,19 +159,27 @@ def converge(
         )
     )
     failures = _drive(saga)
-    if not failures:
-        try:
-            verify(tenant_of(saga.platform, target))
-        except Exception as error:
-            failures = [("verify", error)]
     if failures:
         _go_back(saga, failures, verify)
+
+
+def confirm(saga: Saga, verify: Verify) -> None:
+    """Let what was made be verified, and only then count it as the last good version.
+
+    Raises:
+        PermanentError: with the cause, and where the application stands now.
+    """
+    target = saga.attempt.target
+    if target is None:
+        raise Conflict(f"Unable to confirm {saga.journal.name}: it is being taken off.")
+    try:
+        verify(tenant_of(saga.platform, target))
+    except Exception as error:
+        _go_back(saga, [("verify", error)], verify)
     _close(saga)
 
 
-def _go_back(
-    saga: Saga, failures: Sequence[tuple[str, BaseException]], verify: Callable[[Tenant], None]
-) -> None:
+def _go_back(saga: Saga, failures: Sequence[tuple[str, BaseException]], verify: Verify) -> NoReturn:
     """Turn the attempt back, and raise what became of it."""
     cause = _causes(failures)
     name = saga.journal.name
@@ -195,7 +208,7 @@ def _go_back(
     )
 
 
-def _doubt(verify: Callable[[Tenant], None], tenant: Tenant) -> str:
+def _doubt(verify: Verify, tenant: Tenant) -> str:
     try:
         verify(tenant)
     except Exception as error:

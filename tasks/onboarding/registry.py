@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tasks.onboarding.step import Step
+from tasks.onboarding.steps.argocd import ArgocdStep
 from tasks.onboarding.steps.dns import Dns
 from tasks.onboarding.steps.gitlab_access import GitLabAccess
 from tasks.onboarding.steps.gitlab_project import GitLabProject
@@ -23,4 +24,5 @@ STEPS: tuple[Step, ...] = (
     KubernetesSecrets(),
     GitOps(),
     Dns(),
+    ArgocdStep(),
 )

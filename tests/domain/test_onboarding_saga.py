@@ -31,6 +31,7 @@ from domain.onboarding.saga import (
     pending,
     settle,
     turn_back,
+    with_present_tags,
 )
 
 STEPS = (
@@ -187,11 +188,13 @@ def test_a_journal_of_a_version_with_other_steps_is_refused() -> None:
         orders(journal, STEPS)
 
 
-def test_a_new_tag_remembers_the_one_before() -> None:
-    newer = VERSIONS[0].model_copy(update={"tags": {Stage.STAGING: "2"}})
-    journal = settle(_complete(_begin(_good(), newer)), STEPS)
-    assert journal is not None
-    assert journal.previous_tags == {Stage.STAGING: "1"}
+def test_tags_that_a_pipeline_deployed_are_taken_in_unless_an_attempt_is_under_way() -> None:
+    tags = {Stage.STAGING: "2"}
+    good = with_present_tags(_good(), tags).good
+    assert good is not None
+    assert good.tags == tags
+    under_way = _begin(_good(), VERSIONS[1])
+    assert with_present_tags(under_way, tags) == under_way
 
 
 def test_a_journal_survives_its_own_text() -> None:
