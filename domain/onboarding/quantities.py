@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
+from decimal import Decimal, InvalidOperation
+
 _MEMORY_UNITS_MIB = {"Mi": 1, "Gi": 1024}
 
 
@@ -27,3 +31,25 @@ def as_cpu(amount_millicores: int) -> str:
 def as_memory(amount_mib: int) -> str:
     """Return an amount of memory in the one form that Kubernetes gives back."""
     return f"{amount_mib // 1024}Gi" if amount_mib % 1024 == 0 else f"{amount_mib}Mi"
+
+
+_SUFFIXES: Mapping[str, Decimal] = {
+    "": Decimal(1),
+    "n": Decimal("1e-9"),
+    "u": Decimal("1e-6"),
+    "m": Decimal("1e-3"),
+    **{unit: Decimal(1000) ** power for power, unit in enumerate("kMGTPE", 1)},
+    **{f"{unit}i": Decimal(1024) ** power for power, unit in enumerate("KMGTPE", 1)},
+}
+_QUANTITY = re.compile(r"([+-]?[0-9.]+)(?:([eE][+-]?[0-9]+)|([a-zA-Z]*))")
+
+
+def quantity(text: object) -> Decimal | None:
+    """Return any quantity of Kubernetes as a number; None when it is none."""
+    match = _QUANTITY.fullmatch(str(text))
+    if match is None or (match[3] or "") not in _SUFFIXES:
+        return None
+    try:
+        return Decimal(match[1] + (match[2] or "")) * _SUFFIXES[match[3] or ""]
+    except InvalidOperation:
+        return None
