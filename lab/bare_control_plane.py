@@ -35,7 +35,6 @@ KWOK_STAGES = Path(__file__).parent / "rke2" / "internal" / "agent" / "kwok.yaml
 """The same stand-in for kubelets as on the lab's machines."""
 
 START_SECONDS = 90.0
-PATIENCE_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -231,14 +230,11 @@ def _start(name: str, arguments: Sequence[str], directory: Path) -> subprocess.P
 
 
 def _stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    # Nothing of them is kept, and an API server that is asked to end waits for its last client.
     for process in reversed(processes):
-        process.terminate()
-    for process in reversed(processes):
-        try:
-            process.wait(PATIENCE_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        process.kill()
+    for process in processes:
+        process.wait()
 
 
 def _write_credentials(directory: Path, port: int) -> str:

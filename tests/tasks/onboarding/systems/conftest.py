@@ -114,8 +114,10 @@ class Systems:
 
 @pytest.fixture(scope="session")
 def trial_directory() -> Iterator[Path]:
-    """A directory that PostgreSQL's system user can reach, unlike pytest's own."""
-    directory = Path(tempfile.mkdtemp(dir="/var/tmp", prefix="infraflows-onboarding-"))
+    """A directory in memory that PostgreSQL's system user can reach, unlike pytest's own."""
+    memory = Path("/dev/shm")
+    base = memory if memory.is_dir() else Path("/var/tmp")
+    directory = Path(tempfile.mkdtemp(dir=base, prefix="infraflows-onboarding-"))
     directory.chmod(0o755)
     for name in ("openbao", "postgresql", "dns", "kubernetes", "home"):
         (directory / name).mkdir(mode=0o755)
@@ -159,10 +161,10 @@ def set_up(layout: Layout, bao: BareOpenBao, postgresql: BarePostgresql, dns: Ba
 @pytest.fixture(scope="session")
 def running(trial_directory: Path) -> Iterator[Systems]:
     with (
+        bare_control_plane(trial_directory / "kubernetes") as control_plane,
         bare_openbao(trial_directory / "openbao") as bao,
         bare_postgresql(trial_directory / "postgresql") as postgresql,
         bare_dns(trial_directory / "dns", ZONE) as dns,
-        bare_control_plane(trial_directory / "kubernetes") as control_plane,
     ):
         layout = TrialLayout("trial", trial_directory / "home", address=bao.address)
         set_up(layout, bao, postgresql, dns)

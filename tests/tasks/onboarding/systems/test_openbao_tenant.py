@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -77,12 +78,23 @@ def test_a_pod_of_one_stage_cannot_log_in_as_another(systems: Any, shop: Tenant)
 
 def test_a_login_dies_with_its_service_account(systems: Any, shop: Tenant) -> None:
     token = systems.service_account_token("shop-production", "app")
+    account = ObjectKey("v1", "ServiceAccount", "shop-production", "app")
+    login = systems.bao.client("").auth.kubernetes.login
+    role, mount = "app-shop-production", "kubernetes-demo"
+
     with systems.api() as api:
-        api.delete(ObjectKey("v1", "ServiceAccount", "shop-production", "app"))
-    with pytest.raises(hvac.exceptions.VaultError):
-        systems.bao.client("").auth.kubernetes.login(
-            "app-shop-production", token, mount_point="kubernetes-demo"
-        )
+        api.delete(account, is_foreground=False)
+        api.wait_until_gone(account, 20)
+
+    # The API server learns of it a moment later.
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            login(role, token, use_token=False, mount_point=mount)
+        except hvac.exceptions.VaultError:
+            return
+        assert time.monotonic() < deadline, "a login of a deleted account is accepted"
+        time.sleep(0.2)
 
 
 def test_values_that_are_there_are_kept_when_owners_and_keys_change(
