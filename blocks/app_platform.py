@@ -43,6 +43,7 @@ class AppPlatform(Block):
     pki_role: str = Field(default="apps", description="Role of the PKI engine for host names.")
     argocd_namespace: str = Field(default="argocd", description="Namespace of Argo CD.")
     openbao_url: str = Field(default="", description="Where pods reach OpenBao.")
+    openbao_kv_mount: str = Field(default="kv", description="OpenBao's key-value engine.")
     openbao_ca_pem: str = Field(default="", description="CA of that address, as PEM.")
     database_address: str = Field(
         default="", description="Host and port where pods reach PostgreSQL."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from prefect.blocks.core import Block
 
@@ -17,6 +18,7 @@ from blocks.openbao import OpenBaoServer
 from blocks.proxmox import ProxmoxCluster
 from blocks.tofu import TofuWorkspace
 from deployments.site_file import SiteFile
+from domain.errors import InvalidSpec
 
 
 def onboarding_blocks(site: SiteFile) -> Iterator[tuple[str, Block]]:
@@ -27,6 +29,7 @@ def onboarding_blocks(site: SiteFile) -> Iterator[tuple[str, Block]]:
     yield site.environment, GitLabServer(**part.gitlab.model_dump())
     yield site.environment, HarborRegistry(**part.harbor.model_dump())
     yield f"{site.environment}-gitops", GitRepository(**part.gitops.model_dump())
+    openbao_url = part.platform.openbao_url or site.openbao.address
     platform = AppPlatform(
         environment=site.environment,
         registry=part.harbor.registry,
@@ -36,9 +39,26 @@ def onboarding_blocks(site: SiteFile) -> Iterator[tuple[str, Block]]:
         gitlab_url=part.gitlab.url,
         gateway_url=part.gateway_url,
         gateway_ca_file=part.gateway_ca_file,
-        **part.platform.model_dump(),
+        openbao_kv_mount=site.openbao.kv_mount,
+        openbao_ca_pem=_public_text(site.openbao.ca_file),
+        **{**part.platform.model_dump(), "openbao_url": openbao_url},
     )
     yield site.environment, platform
+
+
+def _public_text(file: str) -> str:
+    """Return a CA's certificate, which pods are given as text; nothing where the system's is used.
+
+    Raises:
+        InvalidSpec: the file is named and is not there.
+    """
+    if not file:
+        return ""
+    try:
+        return Path(file).read_text(encoding="utf-8")
+    except OSError:
+        problem = f"openbao.ca_file: {file!r} cannot be read. Name the CA's file"
+        raise InvalidSpec("the site file", [problem]) from None
 
 
 def site_blocks(site: SiteFile) -> Iterator[Block]:

@@ -140,6 +140,10 @@ class OnboardingPlatformSite(_Part):
     pki_mount: str = "pki"
     pki_role: str = "apps"
     argocd_namespace: str = "argocd"
+    openbao_url: str = ""
+    """Where pods reach OpenBao; as the worker does if empty."""
+    database_address: str = ""
+    """Host and port where pods reach PostgreSQL."""
 
 
 class OnboardingSite(_Part):

@@ -18,6 +18,7 @@ from lab.layout import (
     GIT_BRANCH,
     HARBOR_PORT,
     NODE_ADDRESSES,
+    POSTGRESQL_PORT,
     PROXMOX_PORT,
     WEBHOOK_PORT,
     ZONE,
@@ -133,6 +134,7 @@ def onboarding_document(layout: Layout) -> dict[str, Any]:
             "domain": f"apps.{ZONE}",
             "ingress_address": EDGE_ADDRESS,
             "database_credential": f"{secrets}/database",
+            "database_address": f"{GATEWAY}:{POSTGRESQL_PORT}",
         },
     }
 

@@ -55,6 +55,7 @@ class Platform:
     argocd_namespace: str = "argocd"
     openbao_url: str = ""
     """Where pods reach OpenBao; needed by applications that want secrets or a database."""
+    openbao_kv_mount: str = "kv"
     openbao_ca_pem: str = ""
     """CA of that address; pods' own list if empty."""
     database_address: str = ""

@@ -26,6 +26,7 @@ from blocks.openbao import OpenBaoServer, openbao
 from domain.errors import LifecycleError, NotFound
 from domain.findings import Finding, error, ok
 from domain.onboarding.app_spec import AppSpec, Stage
+from domain.onboarding.policies import evaluate
 from domain.onboarding.saga import Journal
 from domain.onboarding.tenant import Platform, Tenant
 from domain.onboarding.things import Things
@@ -173,4 +174,4 @@ def look_at_all(
 
 def policy_findings(tenant: Tenant) -> list[Finding]:
     """Return what the clusters' policies would refuse of the rendered manifests."""
-    return []
+    return evaluate(tenant)

@@ -26,7 +26,6 @@ AGENT_IMAGE = "platform/openbao:2.7.2"
 SECRETS_DIRECTORY = "/secrets"
 TOKEN_DIRECTORY = "/var/run/secrets/openbao"  # noqa: S105 - a directory
 CONFIG_DIRECTORY = "/etc/openbao"
-KV_MOUNT = "kv"
 DATABASE_SERVICE = "database"
 _SERVICE_FILE = f"{SECRETS_DIRECTORY}/database/pg_service.conf"
 
@@ -70,7 +69,7 @@ def _configuration(tenant: Tenant, stage: Stage) -> Object:
 def _templates(tenant: Tenant, stage: Stage) -> list[Object]:
     found = []
     for wish in tenant.app.secrets:
-        path = f"{KV_MOUNT}/data/{tenant.secret_path(stage, wish.path)}"
+        path = f"{tenant.platform.openbao_kv_mount}/data/{tenant.secret_path(stage, wish.path)}"
         for key in wish.keys:
             text = f'{{{{ with secret "{path}" }}}}{{{{ index .Data.data "{key}" }}}}{{{{ end }}}}'
             found.append(_template(f"{SECRETS_DIRECTORY}/{wish.path}/{key}", text))
