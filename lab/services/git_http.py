@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import subprocess
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -123,8 +123,13 @@ class _WhileReading(StreamingResponse):
         await self.stream_response(send)
 
 
-async def serve_git(request: Request, directory: Path, *, user: str) -> Response:
-    """One request, answered by `git http-backend` as a CGI program."""
+async def serve_git(
+    request: Request, directory: Path, *, user: str, for_hooks: Mapping[str, str] | None = None
+) -> Response:
+    """One request, answered by `git http-backend` as a CGI program.
+
+    `for_hooks` is what the repository's own hooks find in their environment.
+    """
     if request.method not in ("GET", "HEAD", "POST"):
         return PlainTextResponse(
             f"Not simulated by the git server: {request.method}\n", status_code=501
@@ -134,7 +139,7 @@ async def serve_git(request: Request, directory: Path, *, user: str) -> Response
         "http-backend",
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
-        env=_cgi_environment(request, directory, user),
+        env={**(for_hooks or {}), **_cgi_environment(request, directory, user)},
         limit=_HEADERS_LIMIT_BYTES,
     )
     feeding = asyncio.create_task(_feed(request, process))

@@ -1,0 +1,1 @@
+"""A simulated GitLab: API v4, real Git repositories, signed webhooks, pipelines (see README.md)."""
