@@ -147,13 +147,15 @@ class Dispatcher:
         for delivery in lane.deliveries:
             means = decoded(delivery.content)
             gathered.setdefault(_question(means), []).append((delivery, means))
+        # What is onboarded comes first: a deployment waits for it.
+        ordered = sorted(gathered.values(), key=lambda pairs: pairs[0][1].kind != AppChanged.kind)
         return [
             _Group(
                 kind=pairs[0][1].kind,
                 deliveries=[delivery for delivery, _ in pairs],
                 act=self._act(project, [means for _, means in pairs]),
             )
-            for pairs in gathered.values()
+            for pairs in ordered
         ]
 
     def _act(self, project: int, means: list[Meaning]) -> Callable[[], Awaitable[Outcome]]:
