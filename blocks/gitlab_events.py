@@ -135,7 +135,7 @@ class EventCalls:
         if len(after) != 1 or not _is_as(after[0], wanted) or not is_token_kept:
             raise Conflict(
                 f"Unable to {act}: it read back otherwise than it was written. Look whether this "
-                "GitLab knows signing tokens (19.0 or newer), then run again."
+                "GitLab is new enough to know signing tokens, then run again."
             )
         return after[0]
 

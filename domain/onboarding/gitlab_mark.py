@@ -23,7 +23,7 @@ _NOTE = (
 
 @dataclass(frozen=True)
 class ProtectionBefore:
-    """How the default branch was protected."""
+    """How a branch was protected."""
 
     push_level: int
     merge_level: int
@@ -38,8 +38,10 @@ class ProjectMark:
     files: tuple[str, ...] = ()
     """Paths of the files that are managed, besides this one."""
     settings_before: Mapping[str, Any] = field(default_factory=dict)
+    branch: str = ""
+    """The default branch that was protected."""
     protection_before: ProtectionBefore | None = None
-    """None when the default branch was not protected."""
+    """None when that branch was not protected."""
     tags_before: Mapping[str, int] = field(default_factory=dict)
     """Protected tags by pattern, with who may make them."""
 
@@ -54,6 +56,7 @@ class ProjectMark:
             "before": {
                 "settings": dict(self.settings_before),
                 "tags": dict(self.tags_before),
+                "branch": self.branch,
                 "protection": None
                 if protection is None
                 else {
@@ -79,13 +82,14 @@ def read_mark(text: str | None) -> ProjectMark | None:
         return None
     before = document.get("before")
     before = before if isinstance(before, dict) else {}
-    settings, tags = before.get("settings"), before.get("tags")
+    settings, tags, branch = (before.get(name) for name in ("settings", "tags", "branch"))
     return ProjectMark(
         app=app,
         files=tuple(each for each in files if isinstance(each, str))
         if isinstance(files, list)
         else (),
         settings_before=settings if isinstance(settings, dict) else {},
+        branch=branch if isinstance(branch, str) else "",
         protection_before=_protection(before.get("protection")),
         tags_before={
             str(pattern): level

@@ -14,6 +14,7 @@ MARK = ProjectMark(
     app="shop",
     files=(".gitlab-ci.yml", ".releaserc.yaml"),
     settings_before={"only_allow_merge_if_pipeline_succeeds": False},
+    branch="main",
     protection_before=ProtectionBefore(40, 30, is_force_push_allowed=True),
     tags_before={"v*": 30},
 )
@@ -29,6 +30,7 @@ def test_the_same_mark_is_the_same_text_whatever_the_order() -> None:
         app=MARK.app,
         files=tuple(reversed(MARK.files)),
         settings_before=MARK.settings_before,
+        branch=MARK.branch,
         protection_before=MARK.protection_before,
         tags_before=MARK.tags_before,
     )
@@ -57,7 +59,7 @@ JSON = st.recursive(
     lambda inner: (
         st.lists(inner, max_size=3)
         | st.dictionaries(
-            st.sampled_from(["settings", "protection", "tags", "push", "merge", "v*"]),
+            st.sampled_from(["settings", "protection", "branch", "tags", "push", "merge", "v*"]),
             inner,
             max_size=3,
         )

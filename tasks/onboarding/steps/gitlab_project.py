@@ -107,12 +107,8 @@ class GitLabProject:
         files = managed_files(tenant)
         with gitlab_of(tenant) as gitlab:
             project = gitlab.project(tenant.project_id)
-            if project.is_archived:
-                raise Conflict(
-                    f"Unable to onboard {tenant.name}: the project {project.path} is archived. "
-                    "Unarchive it."
-                )
             mark = _mark(gitlab, project)
+            _check_open(tenant, project)
             _check_owner(tenant, project, mark)
             _check_files(gitlab, project, files, mark)
             settings = _settings(files)
@@ -121,6 +117,8 @@ class GitLabProject:
                 # forgotten with the new mark.
                 dropped = {n: v for n, v in mark.settings_before.items() if n not in settings}
                 _restore_settings(gitlab, project, dropped)
+                if mark.branch != project.default_branch:
+                    _restore_branch(gitlab, project, mark)
             self._commit(gitlab, project, tenant, mark, files)
             present = gitlab.settings(project.project_id, *settings)
             differing = {n: v for n, v in settings.items() if present.get(n) != v}
@@ -140,12 +138,21 @@ class GitLabProject:
         before = gitlab.settings(project.project_id, *_settings(files))
         if mark is not None:
             before |= {n: v for n, v in mark.settings_before.items() if n in before}
-            protection, tags = mark.protection_before, mark.tags_before
+            tags = mark.tags_before
+        else:
+            tags = gitlab.tag_protections(project.project_id)
+        if mark is not None and mark.branch == project.default_branch:
+            protection = mark.protection_before
         else:
             protection = _protection_before(gitlab, project)
-            tags = gitlab.tag_protections(project.project_id)
-        tags = {pattern: level for pattern, level in tags.items() if pattern == RELEASE_TAGS}
-        new = ProjectMark(tenant.name, tuple(files), before, protection, tags)
+        new = ProjectMark(
+            app=tenant.name,
+            files=tuple(files),
+            settings_before=before,
+            branch=project.default_branch,
+            protection_before=protection,
+            tags_before={name: level for name, level in tags.items() if name == RELEASE_TAGS},
+        )
         gone = set(mark.files if mark else ()) - set(files) - {MARK_PATH}
         gitlab.commit_files(
             project.project_id,
@@ -167,6 +174,7 @@ class GitLabProject:
             mark = _mark(gitlab, project)
             if mark is None or mark.app != tenant.name:
                 return
+            _check_open(tenant, project)
             _restore_settings(gitlab, project, mark.settings_before)
             _restore_protections(gitlab, project, mark)
             gitlab.commit_files(
@@ -183,6 +191,14 @@ def _settings(files: Mapping[str, str]) -> dict[str, Any]:
 
 def _mark(gitlab: GitLabSession, project: ProjectFacts) -> ProjectMark | None:
     return read_mark(gitlab.file_or_none(project.project_id, MARK_PATH, project.default_branch))
+
+
+def _check_open(tenant: Tenant, project: ProjectFacts) -> None:
+    if project.is_archived:
+        raise Conflict(
+            f"Unable to change the project {project.path} of {tenant.name}: it is archived. "
+            "Unarchive it, and run again."
+        )
 
 
 def _check_owner(tenant: Tenant, project: ProjectFacts, mark: ProjectMark | None) -> None:
@@ -243,9 +259,13 @@ def _restore_protections(gitlab: GitLabSession, project: ProjectFacts, mark: Pro
         gitlab.unprotect_tags(project.project_id, RELEASE_TAGS)
     else:
         gitlab.protect_tags(project.project_id, RELEASE_TAGS, level)
-    before = mark.protection_before
+    _restore_branch(gitlab, project, mark)
+
+
+def _restore_branch(gitlab: GitLabSession, project: ProjectFacts, mark: ProjectMark) -> None:
+    branch, before = mark.branch or project.default_branch, mark.protection_before
     if before is None:
-        gitlab.unprotect(project.project_id, project.default_branch)
+        gitlab.unprotect(project.project_id, branch)
     else:
         wanted = Protection(before.push_level, before.merge_level, before.is_force_push_allowed)
-        gitlab.protect(project.project_id, project.default_branch, wanted)
+        gitlab.protect(project.project_id, branch, wanted)

@@ -163,6 +163,35 @@ def test_a_renamed_project_keeps_its_application(
     assert STEP.found(tenant) == STEP.wanted(tenant)
 
 
+def test_another_default_branch_is_protected_and_the_former_one_released(
+    gitlab: GitLabSession, side: Any, tenant: Tenant
+) -> None:
+    project = tenant.project_id
+    gitlab.protect(project, "main", OTHERS)
+    STEP.apply(tenant)
+    body = {"branch": "trunk", "ref": "main"}
+    side.call("POST", f"/projects/{project}/repository/branches", body)
+    side.call("PUT", f"/projects/{project}", {"default_branch": "trunk"})
+    assert STEP.found(tenant) != STEP.wanted(tenant)
+    STEP.apply(tenant)
+    assert STEP.found(tenant) == STEP.wanted(tenant)
+    assert gitlab.protections(project) == {"main": OTHERS, "trunk": gitlab_project.PROTECTION}
+    STEP.remove(tenant)
+    assert gitlab.protections(project) == {"main": OTHERS}
+
+
+def test_an_archived_project_is_refused_with_the_way_out(side: Any, tenant: Tenant) -> None:
+    STEP.apply(tenant)
+    side.call("POST", f"/projects/{tenant.project_id}/archive")
+    assert STEP.found(tenant) == STEP.wanted(tenant)
+    for act in (STEP.apply, STEP.remove):
+        with pytest.raises(Conflict, match=r"it is archived\. Unarchive it"):
+            act(tenant)
+    side.call("POST", f"/projects/{tenant.project_id}/unarchive")
+    STEP.remove(tenant)
+    assert STEP.found(tenant) == {}
+
+
 def test_of_a_project_that_its_team_deleted_nothing_is_left(side: Any, tenant: Tenant) -> None:
     STEP.apply(tenant)
     side.call("DELETE", f"/projects/{tenant.project_id}")
