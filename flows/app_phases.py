@@ -14,6 +14,7 @@ from domain.onboarding.app_run_report import links_of
 from domain.onboarding.app_spec import AppSpec
 from domain.onboarding.neighbours import conflicts, tenant_of
 from domain.onboarding.onboarding_plan import AppPlan, StepLook, gate_decision, inventory_rows
+from domain.onboarding.policies import evaluate
 from domain.onboarding.saga import Journal, Version, with_present_tags
 from domain.onboarding.tenant import Platform, Tenant
 from domain.onboarding.things import Things
@@ -25,7 +26,6 @@ from tasks.onboarding.facts import (
     found_error,
     look_around,
     look_at_all,
-    policy_findings,
     present_tags,
 )
 from tasks.onboarding.tasks import TaskWorkers, steps
@@ -89,7 +89,7 @@ def check_before_onboarding(run: AppRun, app: AppSpec, project_id: int | None) -
         ready = Ready(platform, with_present_tags(journal, tags), version, {})
         run.project_id, run.links = known, links_of(ready.tenant)
         findings += conflicts(ready.tenant, journal, journals)
-        findings += policy_findings(ready.tenant)
+        findings += evaluate(ready.tenant)
         found, problems = look_at_all(steps(), ready.tenant)
         findings += [found_error(name, error) for name, error in problems]
         run.show_findings(findings)

@@ -16,7 +16,7 @@ from flows.app_run import AppRun
 from tasks.onboarding.engine import advance, confirm
 from tasks.onboarding.facts import present_tags
 from tasks.onboarding.journal import HeldJournal
-from tasks.onboarding.tag_change import STEP, TagWorkers, tag_before, tag_plan
+from tasks.onboarding.tag_change import STEP, TagWorkers, image_findings, tag_before, tag_plan
 from tasks.onboarding.verification import refuse_failed, verify_stages
 
 COMMIT = re.compile(r"[0-9a-f]{8,40}")
@@ -42,7 +42,6 @@ def check_before_change(run: AppRun, stage: Stage, tag: str | None) -> TagChange
     """
     with run.phase("preflight") as phase:
         findings, platform, journals = surroundings(run)
-        run.show_findings(findings)
         journal = own_journal(run.app, journals)
         good = _good(run, journal, stage)
         tags = present_tags(platform, run.app)
@@ -54,6 +53,7 @@ def check_before_change(run: AppRun, stage: Stage, tag: str | None) -> TagChange
         run.project_id, run.links = good.project_id, links_of(ready.tenant)
         if not run.commit and COMMIT.fullmatch(chosen):
             run.commit = chosen
+        run.show_findings([*findings, *image_findings(ready.tenant, chosen)])
         plan = tag_plan(run.app, stage, good, target)
         show_plan(run, plan)
         former = tags.get(stage, "")

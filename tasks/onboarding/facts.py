@@ -26,7 +26,6 @@ from blocks.openbao import OpenBaoServer, openbao
 from domain.errors import LifecycleError, NotFound
 from domain.findings import Finding, error, ok
 from domain.onboarding.app_spec import AppSpec, Stage
-from domain.onboarding.policies import evaluate
 from domain.onboarding.saga import Journal
 from domain.onboarding.tenant import Platform, Tenant
 from domain.onboarding.things import Things
@@ -170,8 +169,3 @@ def look_at_all(
             is_told = isinstance(answer, BaseException)
             problems.append((name, answer if is_told else RuntimeError("no answer")))
     return found, problems
-
-
-def policy_findings(tenant: Tenant) -> list[Finding]:
-    """Return what the clusters' policies would refuse of the rendered manifests."""
-    return evaluate(tenant)

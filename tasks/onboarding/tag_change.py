@@ -13,6 +13,9 @@ from typing import Any
 from prefect import task
 from prefect.futures import PrefectFuture
 
+from blocks.harbor import harbor_registry
+from blocks.openbao import openbao
+from domain.findings import Finding, error, ok
 from domain.onboarding.app_spec import Stage
 from domain.onboarding.manifests.conventions import UNBUILT_TAG
 from domain.onboarding.onboarding_plan import AppPlan, StepLook
@@ -23,6 +26,7 @@ from tasks.onboarding.steps.gitops import GitOps, previous_tag, set_tag
 from tasks.retry_rules import TEMPORARY
 
 STEP = GitOps.name
+SHOWN_AT_MOST = 8
 
 
 @task(name="set an image tag", task_run_name="{stage} runs {tag}", tags=["system:git"], **TEMPORARY)
@@ -35,6 +39,22 @@ def set_image_tag(platform: Platform, app: str, stage: Stage, tag: str) -> str:
 def tag_before(platform: Platform, app: str, stage: Stage) -> str:
     """Return the tag that a stage ran before its present one."""
     return previous_tag(platform, app, stage)
+
+
+@task(name="look for an image", tags=["system:harbor"], **TEMPORARY)
+def image_findings(tenant: Tenant, tag: str) -> list[Finding]:
+    """Return an error when Harbor has no image of this tag: nothing could run it."""
+    registry = harbor_registry(tenant.platform.environment)
+    image = f"{tenant.harbor_project}/{tenant.name}"
+    with openbao(tenant.platform.environment).session() as bao:
+        login = bao.read(registry.credential)
+    with registry.session(login) as harbor:
+        tags = harbor.tags(tenant.harbor_project, tenant.name)
+    if tag in tags:
+        return [ok("image", f"Harbor has {image}:{tag}")]
+    known = ", ".join(tags[-SHOWN_AT_MOST:]) or "none"
+    fix = "Wait for the pipeline, or name one that is there."
+    return [error("image", f"Harbor has no {image}:{tag}; the newest are {known}", fix)]
 
 
 def tag_plan(app: str, stage: Stage, good: Version, target: Version) -> AppPlan:
@@ -59,8 +79,8 @@ class TagWorkers:
 
         def ended(future: PrefectFuture[Any]) -> None:
             answer = future.result(raise_on_failure=False)
-            error = answer if isinstance(answer, BaseException) else None
-            tell(Ended(order, time.monotonic() - began, error))
+            failure = answer if isinstance(answer, BaseException) else None
+            tell(Ended(order, time.monotonic() - began, failure))
 
         tag = tenant.tags.get(self._stage, UNBUILT_TAG)
         submitted = set_image_tag.submit(tenant.platform, tenant.name, self._stage, tag)

@@ -112,6 +112,7 @@ class Place:
     findings: list[Any] = field(default_factory=lambda: [ok("OpenBao", "unsealed")])
     broken_version: str = ""
     is_silent: bool = False
+    unbuilt_tags: tuple[str, ...] = ()
     ledger: list[tuple[str, str]] = field(default_factory=list)
     comments: dict[str, str] = field(default_factory=dict)
 
@@ -131,6 +132,10 @@ class Place:
 
     def look_around(self, _environment: str) -> Surroundings:
         return Surroundings(self.findings, self.platform, list(self.journals.values()))
+
+    def look_for_image(self, _tenant: Tenant, tag: str) -> list[Any]:
+        is_there = tag not in self.unbuilt_tags
+        return [ok("image", "there") if is_there else error("image", f"Harbor has no {tag}", "")]
 
     def verify(self, tenant: Tenant, stages: list[Stage]) -> list[DeliveryCheck]:
         return [self._check(tenant, stage) for stage in stages]
@@ -196,8 +201,8 @@ def place(monkeypatch: pytest.MonkeyPatch, policy: Callable[[str], None]) -> Pla
         monkeypatch.setattr(module, "present_tags", lambda *_: dict(made.tags))
     monkeypatch.setattr(flows.app_phases, "look_around", made.look_around)
     monkeypatch.setattr(flows.app_phases, "find_project", lambda *_: 7)
-    monkeypatch.setattr(flows.app_phases, "policy_findings", lambda *_: [])
     monkeypatch.setattr(flows.tag_phases, "tag_before", lambda *_: made.history[-2])
+    monkeypatch.setattr(flows.tag_phases, "image_findings", made.look_for_image)
     monkeypatch.setattr(tasks.onboarding.tag_change, "set_tag", made.set_tag)
     for module in (flows.onboard_app, flows.offboard_app, flows.deploy_app, flows.rollback_app):
         monkeypatch.setattr(module, "held_journal", lambda _, name: _held(made, name))
@@ -481,6 +486,21 @@ def test_a_roll_back_brings_the_previous_version_back(place: Place) -> None:
 def test_an_application_that_is_not_onboarded_cannot_be_deployed(place: Place) -> None:
     with pytest.raises(NotFound, match="it is not onboarded"):
         deploy_app(ENVIRONMENT, "unknown", Stage.STAGING, "v1")
+
+
+def test_a_tag_of_which_there_is_no_image_is_not_deployed(place: Place) -> None:
+    place.onboarded(an_app("hasty"))
+    place.unbuilt_tags = ("v9",)
+    with pytest.raises(PermanentError, match="Harbor has no v9"):
+        deploy_app(ENVIRONMENT, "hasty", Stage.STAGING, "v9")
+    assert place.tags == {}
+
+
+def test_manifests_that_the_cluster_would_refuse_stop_the_run(place: Place) -> None:
+    wish = an_app("wild", environments={"staging": {"hostnames": ["apps.example.org"]}})
+    with pytest.raises(PermanentError, match=r"apps\.example\.org is the platform's own"):
+        onboard_app(ENVIRONMENT, wish)
+    assert place.all_things("wild") == {}
 
 
 def test_a_stage_that_the_spec_does_not_have_cannot_be_deployed_to(place: Place) -> None:
