@@ -24,7 +24,6 @@ from lab.bare_control_plane import Authority, free_ports
 
 GROUP = "storefront"
 START_SECONDS = 30.0
-PATIENCE_SECONDS = 10.0
 ROOT, PRODUCT, DEVELOPER = "root", "infraflows", "mira"
 _OWNER, _DEVELOPER = 50, 30
 
@@ -97,16 +96,6 @@ class BareGitLab:
             self._process.kill()
             self._process.wait()
 
-    def stop(self) -> None:
-        """End in good order."""
-        if self._process is None or self._process.poll() is not None:
-            return
-        self._process.terminate()
-        try:
-            self._process.wait(PATIENCE_SECONDS)
-        except subprocess.TimeoutExpired:
-            self.kill()
-
 
 @contextmanager
 def bare_gitlab(
@@ -142,4 +131,4 @@ def bare_gitlab(
     try:
         yield server
     finally:
-        server.stop()
+        server.kill()  # at once: it keeps its promises by then, and its state goes with it

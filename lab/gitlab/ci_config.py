@@ -53,6 +53,7 @@ class Job:
     environment: str = ""
     environment_url: str = ""
     environment_action: str = "start"
+    environment_tier: str = ""
 
 
 @dataclass
@@ -254,3 +255,4 @@ def _set_environment(job: Job, given: Any) -> None:
         job.environment = str(given.get("name", ""))
         job.environment_url = str(given.get("url", ""))
         job.environment_action = str(given.get("action", "start"))
+        job.environment_tier = str(given.get("deployment_tier", ""))

@@ -206,6 +206,7 @@ def _job(run: Document, job: ci_config.Job) -> Document:
         "environment": job.environment,
         "environment_url": job.environment_url,
         "environment_action": job.environment_action,
+        "environment_tier": job.environment_tier,
         "created_at": stamp(),
         "started_at": None,
         "finished_at": None,

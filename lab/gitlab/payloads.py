@@ -311,7 +311,7 @@ def _build(user: Document, job: Document) -> dict[str, Any]:
         environment = {
             "name": job["environment"],
             "action": job["environment_action"],
-            "deployment_tier": environment_tier(job["environment"]),
+            "deployment_tier": job["environment_tier"] or environment_tier(job["environment"]),
         }
     return {
         "id": job["id"],

@@ -313,7 +313,7 @@ def _commit(record: str) -> Commit:
         c_name,
         c_email,
         _stamp(committed),
-        message.rstrip("\n") + ("\n" if message.count("\n") > 1 else ""),
+        message,
     )
 
 

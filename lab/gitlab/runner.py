@@ -205,7 +205,7 @@ def _begin_deployment(gitlab: GitLab, project: Document, job: Document) -> Docum
                 "slug": pipelines.slug(name)[:24],
                 "external_url": None,
                 "state": "available",
-                "tier": payloads.environment_tier(name),
+                "tier": job["environment_tier"] or payloads.environment_tier(name),
                 "created_at": stamp(),
                 "updated_at": stamp(),
             }

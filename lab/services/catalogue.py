@@ -5,6 +5,7 @@ from __future__ import annotations
 from lab.services import (
     dns,
     gateway,
+    gitlab,
     harbor,
     openbao,
     postgresql,
@@ -25,6 +26,7 @@ SERVICES: tuple[Service, ...] = (
     proxmox.SERVICE,
     registry.SERVICE,
     harbor.SERVICE,
+    gitlab.SERVICE,
     postgresql.SERVICE,
     prefect_server.SERVICE,
     prefect_worker.SERVICE,
