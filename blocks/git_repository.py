@@ -23,6 +23,7 @@ from pydantic import Field, field_validator
 
 from blocks.child_process import Ended, run_child
 from blocks.documents import document
+from blocks.git_turn import turn
 from blocks.private_directory import private_directory, write_private
 from domain.errors import (
     Conflict,
@@ -253,23 +254,37 @@ class GitSession:
         wanted = {checked_path(path): text for path, text in files.items()}
         replaced = [checked_path(path) for path in replaced_directories]
         for attempt in range(attempts):
-            base = self._fetch()
-            self._check_expected(expected or {})
-            sha = self._commit(wanted, replaced, message, base)
-            if sha is None:
-                return CommitResult(base or "", is_changed=False)
-            target = f"{sha}:refs/heads/{self._repository.branch}"
-            ended = self._run("push", "--quiet", "origin", target)
-            if ended.exit_code == 0:
-                return CommitResult(sha, is_changed=True)
-            if not any(text in ended.complaint for text in _LOST_RACE):
-                raise self._error("push", ended)
+            with turn(self._repository.url, self._repository.branch):
+                result = self._try_commit(wanted, replaced, message, expected or {})
+            if result is not None:
+                return result
             # Written anew on the other's commit: whole files, so there is nothing to merge.
             time.sleep(random.uniform(0.05, 0.3) * min(attempt + 1, 8))  # noqa: S311 - jitter, no secret
         raise Conflict(
             f"Unable to push to {self._repository.url}: other writers were faster "
             f"{attempts} times. Run again."
         )
+
+    def _try_commit(
+        self,
+        wanted: Mapping[str, str],
+        replaced: Sequence[str],
+        message: str,
+        expected: Mapping[str, str],
+    ) -> CommitResult | None:
+        """Commit on the branch's newest commit and push; nothing when another writer was faster."""
+        base = self._fetch()
+        self._check_expected(expected)
+        sha = self._commit(wanted, replaced, message, base)
+        if sha is None:
+            return CommitResult(base or "", is_changed=False)
+        target = f"{sha}:refs/heads/{self._repository.branch}"
+        ended = self._run("push", "--quiet", "origin", target)
+        if ended.exit_code == 0:
+            return CommitResult(sha, is_changed=True)
+        if not any(text in ended.complaint for text in _LOST_RACE):
+            raise self._error("push", ended)
+        return None
 
     def _check_expected(self, expected: Mapping[str, str]) -> None:
         for path, text in expected.items():

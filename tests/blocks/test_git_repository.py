@@ -13,13 +13,22 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
 from blocks.git_repository import GitRepository
+from blocks.git_turn import turn
 from blocks.private_directory import PREFIX, base_directory
-from domain.errors import InvalidSpec, NotFound, PermanentError, Unauthorized, Unreachable
+from domain.errors import (
+    Conflict,
+    InvalidSpec,
+    NotFound,
+    PermanentError,
+    Unauthorized,
+    Unreachable,
+)
 
 CREDENTIAL = {"username": "infraflows", "password": "planted-git-password"}
 
@@ -344,3 +353,58 @@ def _processes_with(marker: str) -> list[int]:
         if marker.encode() in environment and name.startswith("git"):
             found.append(int(directory.name))
     return found
+
+
+def test_writers_of_other_machines_who_take_no_turns_still_all_succeed(
+    repository: GitRepository, bare: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("blocks.git_repository.turn", lambda _url, _branch: nullcontext())
+
+    def write(number: int) -> bool:
+        with repository.session(CREDENTIAL) as work:
+            return work.commit_files({f"c/{number}": str(number)}, f"writer {number}").is_changed
+
+    with ThreadPoolExecutor(3) as pool:
+        assert all(pool.map(write, range(3)))
+    assert git(bare, "rev-list", "--count", "main") == "3"
+
+
+def test_a_file_that_another_writer_changed_is_not_overwritten(repository: GitRepository) -> None:
+    with repository.session(CREDENTIAL) as work:
+        work.commit_files({"a": "1\n"}, "first")
+        with pytest.raises(Conflict, match="another writer changed it"):
+            work.commit_files({"a": "3\n"}, "third", expected={"a": "2\n"})
+        assert work.commit_files({"a": "2\n"}, "second", expected={"a": "1\n"}).is_changed
+
+
+def test_the_versions_of_a_file_are_told_newest_first(repository: GitRepository) -> None:
+    with repository.session(CREDENTIAL) as work:
+        for number in range(3):
+            work.commit_files({"a": f"{number}\n"}, f"a {number}")
+            work.commit_files({"b": f"{number}\n"}, f"b {number}")
+    with repository.session(CREDENTIAL) as work:
+        assert work.versions("a", 10) == ["2\n", "1\n", "0\n"]
+        assert work.versions("a", 2) == ["2\n", "1\n"]
+        assert work.versions("absent", 10) == []
+
+
+def test_the_turn_of_a_killed_writer_passes_on(tmp_path: Path) -> None:
+    script = "import time; from blocks.git_turn import turn\n"
+    script += f"with turn({str(tmp_path)!r}, 'main'): print('held', flush=True); time.sleep(60)"
+    holder = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "held\n"
+    holder.kill()
+    holder.wait()
+    began = time.monotonic()
+    with turn(str(tmp_path), "main") as is_held:
+        assert is_held
+    assert time.monotonic() - began < 5.0
+
+
+def test_a_turn_that_does_not_come_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("blocks.git_turn.WAIT_SECONDS", 0.1)
+    with turn(str(tmp_path), "main"), turn(str(tmp_path), "main") as is_held:
+        assert not is_held
