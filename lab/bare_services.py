@@ -140,12 +140,14 @@ class BarePostgresql:
             "password": self.password,
         }
 
-    def connect(self, username: str = "", password: str = "") -> psycopg.Connection[Any]:
-        """Log in, by default as the administrator."""
+    def connect(
+        self, username: str = "", password: str = "", database: str = ""
+    ) -> psycopg.Connection[Any]:
+        """Log in, by default as the administrator to the administrator's database."""
         return psycopg.connect(
             host="127.0.0.1",
             port=self.port,
-            dbname=self.database,
+            dbname=database or self.database,
             user=username or self.username,
             password=password or self.password,
             connect_timeout=20,

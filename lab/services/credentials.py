@@ -73,7 +73,6 @@ GIVEN_TO_THE_PRODUCT = (
     "gitlab",
     "harbor",
     "database",
-    "alertmanager",
 )
 
 

@@ -28,6 +28,8 @@ PKI_ROLE = "apps"
 APPS_DOMAIN = f"apps.{ZONE}"
 OUTSIDE_DOMAIN = f"outside.{ZONE}"
 """Host names that the NGINX outside the clusters answers."""
+ALERTMANAGER_PATH = f"webhooks/{ENVIRONMENT}/alertmanager"
+"""By what the gateway knows Alertmanager."""
 
 # Paths are relative to the KV mount `kv`; lines that rotation has too are merged there.
 ONBOARDING_POLICY = f"""
@@ -99,6 +101,8 @@ def prepare_onboarding(client: Client, layout: Layout) -> None:
     """Connection of the database engine, CA and role of the PKI engine; their mounts are there."""
     _database_connection(client, layout)
     _certificate_authority(client, layout)
+    login = dict(credential(layout, "alertmanager"))
+    client.call("POST", f"kv/data/{ALERTMANAGER_PATH}", {"data": login})
 
 
 def _database_connection(client: Client, layout: Layout) -> None:

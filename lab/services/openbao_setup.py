@@ -209,8 +209,8 @@ def _is_leader(layout: Layout) -> bool:
 def _digest(layout: Layout) -> str:
     """Changes when what must be configured changes."""
     given = {name: dict(credential(layout, name)) for name in GIVEN_TO_THE_PRODUCT}
-    issuer = dict(credential(layout, "database-issuer"))
-    content = WORKER_POLICY + json.dumps([given, issuer, _REVISION], sort_keys=True)
+    others = [dict(credential(layout, name)) for name in ("database-issuer", "alertmanager")]
+    content = WORKER_POLICY + json.dumps([given, others, _REVISION], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()
 
 

@@ -14,6 +14,7 @@ from domain.errors import Conflict
 from domain.manifest_order import ObjectKey
 from domain.onboarding.tenant import Tenant
 from tasks.onboarding.steps.openbao_tenant import OpenBaoTenant
+from tasks.onboarding.steps.postgresql_database import PostgresqlDatabase
 
 STEP = OpenBaoTenant()
 TOKEN_SECRET_KEY = ObjectKey("v1", "Secret", NAMESPACE, TOKEN_SECRET)
@@ -74,6 +75,22 @@ def test_a_pod_reads_its_own_secret_and_no_other(
 def test_a_pod_of_one_stage_cannot_log_in_as_another(systems: Any, shop: Tenant) -> None:
     with pytest.raises(hvac.exceptions.VaultError):
         systems.login_of_pod("shop-staging", "app-shop-production")
+
+
+def test_a_pod_gets_and_renews_a_user_of_its_own_database_only(systems: Any, shop: Tenant) -> None:
+    databases = PostgresqlDatabase()
+    databases.apply(shop)
+    pod = systems.bao.client(systems.login_of_pod("shop-staging", "app-shop-staging"))
+
+    user = pod.read("database/creds/app-shop-staging")
+    renewed = pod.sys.renew_lease(user["lease_id"], increment=600)
+
+    assert renewed["lease_duration"] > 0
+    login = user["data"]
+    systems.postgresql.connect(login["username"], login["password"], "shop_staging").close()
+    with pytest.raises(hvac.exceptions.Forbidden):
+        pod.read("database/creds/app-shop-production")
+    databases.remove(shop)
 
 
 def test_a_login_dies_with_its_service_account(systems: Any, shop: Tenant) -> None:
