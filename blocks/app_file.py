@@ -2,7 +2,7 @@
 
 Promises YAML's plain part only, with scalars as in YAML 1.2's core schema: `on`, `yes`, `22:22` and
 dates are text. Refuses what makes a small file large or a safe file unsafe: anchors, aliases, tags,
-merge keys, several documents, more than 64 KiB, nesting deeper than 12. Names every duplicate key.
+merge keys, several documents, more than 16 KiB, nesting deeper than 12. Names every duplicate key.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from domain.onboarding.app_problems import AppProblem, InvalidAppFile, Location
 from domain.onboarding.app_reading import examine
 from domain.onboarding.app_spec import AppSpec
 
-SIZE_AT_MOST = 64 * 1024
+SIZE_AT_MOST = 16 * 1024
 DEPTH_AT_MOST = 12
 
 _WORDS: Mapping[str, Any] = {
@@ -129,7 +129,10 @@ def _not_yaml(error: yaml.YAMLError, text: str) -> AppProblem:
     mark = getattr(error, "problem_mark", None)
     if mark is not None:
         said = str(getattr(error, "problem", "") or "it cannot be read")
-        return AppProblem((), f"is not YAML: {said}. Correct this line", mark.line + 1)
+        begin = getattr(error, "context_mark", None)
+        if begin is not None and begin.line != mark.line:
+            said += f" in what begins in line {begin.line + 1}"
+        return AppProblem((), f"is not YAML: {said}. Correct it", mark.line + 1)
     position = getattr(error, "position", 0)
     line = text.count("\n", 0, position if isinstance(position, int) else 0) + 1
     return AppProblem((), "holds a character that YAML does not allow. Remove it", line)

@@ -108,6 +108,7 @@ Cpu = Annotated[
 ]
 Memory = Annotated[
     str,
+    BeforeValidator(_number_as_text),
     _matching(MEMORY_PATTERN, "memory", "is no amount of memory. Write it as 256Mi or 2Gi"),
 ]
 Email = Annotated[
