@@ -73,7 +73,8 @@ class OpenBaoTenant:
         with openbao(tenant.platform.environment).session() as bao:
             state = _State(bao, tenant)
             # Logins first: nobody may read on while the rest is taken away.
-            for thing in sorted(state.things()):
+            # A cluster that does not answer is no reason to leave them.
+            for thing in sorted(state.things(asks_clusters=False)):
                 state.delete(thing)
 
 
@@ -95,8 +96,8 @@ class _State:
 
     # --- what there is -----------------------------------------------------------------------
 
-    def things(self) -> dict[str, str]:
-        return self._policies() | self._logins() | self._secrets()
+    def things(self, *, asks_clusters: bool = True) -> dict[str, str]:
+        return self._policies() | self._logins(asks_clusters) | self._secrets()
 
     def _policies(self) -> dict[str, str]:
         found = {}
@@ -110,7 +111,7 @@ class _State:
     def _is_marked(self, policy: str, stage: Stage) -> bool:
         return policy.partition("\n")[0] == f"# {mark(self._tenant.name, stage)}"
 
-    def _logins(self) -> dict[str, str]:
+    def _logins(self, asks_clusters: bool) -> dict[str, str]:
         found = {}
         for mount, method in self._access.methods().items():
             if method.get("type") != METHOD:
@@ -121,7 +122,7 @@ class _State:
                 if (role := self._access.role(mount, self._tenant.policy(stage))) is not None
                 and self._is_own(role, stage)
             }
-            cluster = self._cluster(mount) if roles else None
+            cluster = self._cluster(mount) if roles and asks_clusters else None
             is_set_up = cluster is not None and cluster.is_set_up()
             for stage, role in roles.items():
                 managed = {key: role.get(key) for key in login_role(self._tenant, stage)}

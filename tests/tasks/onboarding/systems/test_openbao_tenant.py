@@ -193,6 +193,20 @@ def test_a_cluster_whose_reviewer_was_replaced_is_set_up_anew(systems: Any, shop
     assert systems.login_of_pod("shop-staging", "app-shop-staging")
 
 
+def test_an_application_is_removed_although_its_cluster_does_not_answer(
+    systems: Any, shop: Tenant
+) -> None:
+    kubeconfig = systems.control_plane.kubeconfig
+    port = f"https://127.0.0.1:{systems.control_plane.port}"
+    dead = kubeconfig.replace(port, "https://127.0.0.1:1")
+    systems.put("clusters/demo/kubeconfig", kubeconfig=dead)
+    try:
+        STEP.remove(shop)
+        assert STEP.found(shop) == {}
+    finally:
+        systems.put("clusters/demo/kubeconfig", kubeconfig=kubeconfig)
+
+
 @pytest.mark.parametrize("kind", ["policy", "login", "secret"])
 def test_what_is_somebody_elses_is_a_conflict_and_untouched(
     systems: Any, shop: Tenant, tenant_of: Make, kind: str
