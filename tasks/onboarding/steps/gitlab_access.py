@@ -19,7 +19,7 @@ from blocks.openbao import OpenBaoSession, openbao
 from domain.errors import Conflict, NotFound
 from domain.onboarding.tenant import Tenant
 from domain.onboarding.things import PRESENT, Things, digest
-from tasks.onboarding.steps.gitlab_project import gitlab_of
+from tasks.onboarding.steps.gitlab_project import gitlab_of, own_project
 
 SCOPES = ("read_registry", "read_repository")
 OUTDATED = "outdated"
@@ -33,7 +33,7 @@ class GitLabAccess:
 
     name: ClassVar[str] = "gitlab-access"
     system: ClassVar[str] = "gitlab"
-    needs: ClassVar[tuple[str, ...]] = ("gitlab-project", "harbor-project")
+    needs: ClassVar[tuple[str, ...]] = ("harbor-project",)
     holds_data: ClassVar[bool] = False
 
     def wanted(self, tenant: Tenant) -> Things:
@@ -63,13 +63,14 @@ class GitLabAccess:
         """Write what differs, remove what is not wanted.
 
         Raises:
-            Conflict: a person made a variable of a name that is needed. NotFound: OpenBao does
-            not have the push robot's secret.
+            Conflict: a person made a variable of a name that is needed, or the project is another
+            application's. NotFound: OpenBao does not have the push robot's secret.
         """
         with (
             openbao(tenant.platform.environment).session() as bao,
             gitlab_of(tenant) as gitlab,
         ):
+            own_project(gitlab, tenant)
             values = _plain(tenant)
             if _has_pipeline(tenant):
                 robot = bao.read(tenant.push_robot_path)

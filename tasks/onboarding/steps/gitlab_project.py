@@ -56,7 +56,8 @@ class GitLabProject:
 
     name: ClassVar[str] = "gitlab-project"
     system: ClassVar[str] = "gitlab"
-    needs: ClassVar[tuple[str, ...]] = ()
+    # Its commit starts the first pipeline, which needs the variables at once.
+    needs: ClassVar[tuple[str, ...]] = ("gitlab-access",)
     holds_data: ClassVar[bool] = False
 
     def wanted(self, tenant: Tenant) -> Things:
@@ -106,10 +107,7 @@ class GitLabProject:
         """
         files = managed_files(tenant)
         with gitlab_of(tenant) as gitlab:
-            project = gitlab.project(tenant.project_id)
-            mark = _mark(gitlab, project)
-            _check_open(tenant, project)
-            _check_owner(tenant, project, mark)
+            project, mark = own_project(gitlab, tenant)
             _check_files(gitlab, project, files, mark)
             settings = _settings(files)
             if mark is not None:
@@ -201,12 +199,21 @@ def _check_open(tenant: Tenant, project: ProjectFacts) -> None:
         )
 
 
-def _check_owner(tenant: Tenant, project: ProjectFacts, mark: ProjectMark | None) -> None:
+def own_project(gitlab: GitLabSession, tenant: Tenant) -> tuple[ProjectFacts, ProjectMark | None]:
+    """Return the application's project with its mark, if it has one yet.
+
+    Raises:
+        Conflict: it belongs to another application, or is archived. NotFound: there is none.
+    """
+    project = gitlab.project(tenant.project_id)
+    mark = _mark(gitlab, project)
     if mark is not None and mark.app != tenant.name:
         raise Conflict(
             f"Unable to onboard {tenant.name}: the project {project.path} belongs to the "
             f"application {mark.app}. Use another project, or off-board {mark.app} first."
         )
+    _check_open(tenant, project)
+    return project, mark
 
 
 def _check_files(

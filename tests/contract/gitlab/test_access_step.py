@@ -13,6 +13,7 @@ from blocks.gitlab_server import GitLabSession
 from blocks.openbao import OpenBaoSession
 from blocks.rotation.git_references import references_status
 from domain.errors import Conflict, NotFound
+from domain.onboarding.gitlab_mark import MARK_PATH, ProjectMark
 from domain.onboarding.tenant import Tenant
 from tasks.onboarding.steps.gitlab_access import GitLabAccess, deploy_token_name
 
@@ -168,6 +169,17 @@ def test_a_rotation_under_way_is_not_disturbed(
     held = {each.token_id for each in gitlab.deploy_tokens(tenant.project_id)}
     assert pending.token_id in held
     STEP.remove(tenant)
+    assert gitlab.deploy_tokens(tenant.project_id) == []
+
+
+def test_a_project_of_another_application_gets_nothing(
+    gitlab: GitLabSession, make: Callable[..., Tenant], tenant: Tenant
+) -> None:
+    mark = {MARK_PATH: ProjectMark("another").text()}
+    gitlab.commit_files(tenant.project_id, "main", "ci: mark", mark)
+    with pytest.raises(Conflict, match="belongs to the application another"):
+        STEP.apply(tenant)
+    assert gitlab.variables(tenant.project_id) == []
     assert gitlab.deploy_tokens(tenant.project_id) == []
 
 
