@@ -61,7 +61,11 @@ def deliver_stage(tenant: Tenant, stage: Stage, revision: str) -> DeliveryCheck:
             if seen.sync == SYNCED:
                 return DeliveryCheck(stage, "Argo CD", Verdict.WAITS, seen.summary, seconds)
         return DeliveryCheck(stage, "Argo CD", Verdict.FAILED, str(error), seconds)
-    return DeliveryCheck(stage, "Argo CD", Verdict.PASSED, state.summary, time.monotonic() - began)
+    seconds, wanted = time.monotonic() - began, expected_version(tenant, stage)
+    if wanted and state.images and not any(i.endswith(f":{wanted}") for i in state.images):
+        detail = f"it runs {', '.join(state.images)}, and {wanted} is deployed"
+        return DeliveryCheck(stage, "Argo CD", Verdict.FAILED, detail, seconds)
+    return DeliveryCheck(stage, "Argo CD", Verdict.PASSED, state.summary, seconds)
 
 
 @task(name="open a host name", task_run_name="open {host}", tags=["system:web"], **TEMPORARY)
