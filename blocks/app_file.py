@@ -20,6 +20,8 @@ from domain.onboarding.app_spec import AppSpec
 
 SIZE_AT_MOST = 16 * 1024
 DEPTH_AT_MOST = 12
+_ODD_LINE_BREAK = re.compile(r"\r(?!\n)|[\x85\u2028\u2029]")
+"""YAML would count more lines than the author sees."""
 
 _WORDS: Mapping[str, Any] = {
     **dict.fromkeys(("true", "True", "TRUE"), True),
@@ -89,6 +91,11 @@ def _document(text: str, reading: _Reading, source: str) -> Any:
     if size > SIZE_AT_MOST:
         problem = AppProblem((), f"has {size} bytes. Use at most {SIZE_AT_MOST}", 1)
         raise InvalidAppFile(source, [problem])
+    odd = _ODD_LINE_BREAK.search(text)
+    if odd is not None:
+        line = text.count("\n", 0, odd.start()) + 1
+        said = "holds a line break that editors do not count. End lines with a line feed"
+        raise InvalidAppFile(source, [AppProblem((), said, line)])
     try:
         refusal = _refusal(text)
         node = None if refusal else yaml.compose(text, Loader=yaml.SafeLoader)

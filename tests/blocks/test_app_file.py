@@ -108,7 +108,7 @@ def read_or_refuse(text: str) -> AppSpec | InvalidAppFile:
     try:
         return read_app_file(text, repository="storefront/shop")
     except InvalidAppFile as error:
-        lines = text.count("\n") + 2
+        lines = text.count("\n") + 1
         for problem in error.problems:
             assert problem.line is not None
             assert 1 <= problem.line <= lines
@@ -124,7 +124,19 @@ def test_no_text_makes_it_fall(text: str) -> None:
 
 YAMLISH = st.lists(
     st.sampled_from(
-        [*"{}[]:,&*!|>'\"%@`#?- \n\t", "\n  ", "name: ", "a", "1", "~", "<<: ", "---\n", "\u2028"]
+        [
+            *"{}[]:,&*!|>'\"%@`#?- \n\t",
+            "\n  ",
+            "name: ",
+            "a",
+            "1",
+            "~",
+            "<<: ",
+            "---\n",
+            "\u2028",
+            "\r",
+            "\r\n",
+        ]
     ),
     max_size=60,
 ).map("".join)
