@@ -90,7 +90,7 @@ class GitLabProjectAccessToken:
         """Nothing to do: consumers read the secret's path."""
 
     def observe(self, secret: SecretRef, new: Values, current: Values | None) -> Sequence[Seen]:
-        """Return nothing: GitLab tells the last use to ten minutes only."""
+        """Return nothing: GitLab tells the last use late, and not of each use."""
         return ()
 
     def revoke(self, secret: SecretRef, old: Values) -> None:
