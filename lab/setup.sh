@@ -35,6 +35,8 @@ packages=(acl bind9 bind9-dnsutils bind9-utils ca-certificates curl debian-archi
     docker-registry git iproute2 jq openssh-client openssl postgresql procps psmisc redis-server systemd-container util-linux
     xfsprogs)
 $for_tests && packages+=(chromium fonts-dejavu-core nginx-light openssh-server)
+# The second client of the simulated GitLab is a Node.js one; a Node.js of another origin is as good.
+$for_tests && ! command -v npm >/dev/null && packages+=(nodejs npm)
 
 started=$EPOCHREALTIME
 seconds_since() { awk -v a="$1" -v b="$EPOCHREALTIME" 'BEGIN { printf "%.1f", b - a }'; }
