@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from blocks.kubernetes_api import KubernetesApi
@@ -50,12 +52,25 @@ class ArgoCd:
         return ObjectKey(API_VERSION, "AppProject", self.namespace, name)
 
     def state(self, name: str) -> ApplicationState:
-        """Return what an Application says of itself.
+        """Return what an Application says of itself, with the images of its Deployments.
 
         Raises:
             NotFound: it does not exist.
         """
+        return self._with_images(self._said(name))
+
+    def _said(self, name: str) -> ApplicationState:
         return application_state(self._api.get(self.application_key(name)))
+
+    def _with_images(self, state: ApplicationState) -> ApplicationState:
+        """Ask the cluster: what the controller noted of images may be behind the rest."""
+        images: list[str] = []
+        for namespace, name in state.deployments:
+            with suppress(NotFound):
+                found = self._api.get(ObjectKey("apps/v1", "Deployment", namespace, name))
+                containers = found["spec"]["template"]["spec"].get("containers") or []
+                images += [str(container.get("image", "")) for container in containers]
+        return replace(state, images=tuple(sorted(set(images))))
 
     # --- asking ------------------------------------------------------------------------------
 
@@ -146,7 +161,7 @@ class ArgoCd:
     def _read(self, name: str, last: ApplicationState | None) -> ApplicationState | None:
         """Return the state, or the last one in a moment without an answer."""
         try:
-            return self.state(name)
+            return self._said(name)
         except TemporaryError:
             return last
 
@@ -162,7 +177,7 @@ class ArgoCd:
         while True:
             state = self._read(name, state)
             if state is not None and self._is_met(is_met, state):
-                return state
+                return self._with_images(state)
             if state is not None and state.has_failed_at(revision):
                 raise PermanentError(
                     f"Unable to deliver {name} at {revision[:12]}: {state.summary}. "

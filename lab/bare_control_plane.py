@@ -184,6 +184,8 @@ def _commands(directory: Path, ports: Sequence[int]) -> dict[str, list[str]]:
             "--leader-elect=false",
             "--secure-port=0",
             "--concurrent-gc-syncs=4",
+            # A machine that stands still for a while has not lost its nodes.
+            "--node-monitor-grace-period=200s",
         ],
         "kube-scheduler": [*with_kubeconfig, "--leader-elect=false", "--secure-port=0"],
         "kwok": [

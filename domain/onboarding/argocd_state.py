@@ -42,9 +42,12 @@ class ApplicationState:
     is_refreshing: bool
     """A refresh was asked for and is not done."""
     is_being_deleted: bool
-    images: tuple[str, ...]
     reasons: tuple[str, ...]
     """Why it is not as wanted, by object where one is to blame."""
+    deployments: tuple[tuple[str, str], ...] = ()
+    """Namespace and name of each Deployment that it applied."""
+    images: tuple[str, ...] = ()
+    """Of these Deployments, as the cluster has them now; empty where it was not asked."""
 
     @property
     def is_well(self) -> bool:
@@ -93,7 +96,11 @@ def application_state(document: Mapping[str, Any]) -> ApplicationState:
         is_operating=bool(document.get("operation")) or phase in RUNNING_PHASES,
         is_refreshing=REFRESH_ANNOTATION in (metadata.get("annotations") or {}),
         is_being_deleted=bool(metadata.get("deletionTimestamp")),
-        images=tuple((status.get("summary") or {}).get("images") or ()),
+        deployments=tuple(
+            (str(item.get("namespace", "")), str(item.get("name", "")))
+            for item in status.get("resources") or []
+            if item.get("kind") == "Deployment"
+        ),
         reasons=(*_conditions(status), *_operation_reasons(phase, operation), *_objects(status)),
     )
 

@@ -179,9 +179,10 @@ def _apply_to(
     manifests = _manifests(tenant, stages)
     _check_owner(api, tenant, manifests)
     _trust_git_server(api, tenant)
+    # Before the project is narrowed: Argo CD deletes only where the project still allows it.
+    _remove_from(api, tenant, keep={key_of(manifest) for manifest in manifests})
     for manifest in manifests:
         api.apply(_with_login(manifest, login))
-    _remove_from(api, tenant, keep={key_of(manifest) for manifest in manifests})
 
 
 def _check_owner(api: KubernetesApi, tenant: Tenant, manifests: list[dict[str, Any]]) -> None:
