@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markdown_it import MarkdownIt
 from markupsafe import Markup
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
@@ -23,6 +22,7 @@ from lab.gitlab import models_pipelines as pipelines
 from lab.gitlab import models_projects as projects
 from lab.gitlab.exceptions import Missing
 from lab.gitlab.instance import GitLab, moment
+from lab.gitlab.page_markdown import markdown
 from lab.gitlab.repository import Commit, FileChange
 from lab.hypervisor.store import Document
 
@@ -37,9 +37,7 @@ class Pages:
 
     def __init__(self, gitlab: GitLab) -> None:
         self._gitlab = gitlab
-        self._markdown = MarkdownIt("gfm-like", {"html": False, "linkify": False}).disable(
-            "linkify"
-        )
+        self._markdown = markdown()
         self._templates = Environment(
             loader=FileSystemLoader(Path(__file__).parent / "templates"),
             autoescape=True,

@@ -154,6 +154,15 @@ class Repository:
         except GitError:
             return None
 
+    @property
+    def is_empty(self) -> bool:
+        """True while there is no branch; looked up without starting git."""
+        heads = self.directory / "refs" / "heads"
+        if any(path.is_file() for path in heads.rglob("*")):
+            return False
+        packed = self.directory / "packed-refs"
+        return not (packed.exists() and " refs/heads/" in packed.read_text(encoding="utf-8"))
+
     def references(self, prefix: str) -> dict[str, str]:
         """Short names below a prefix, with the commits that they point to."""
         pattern = "--format=%(refname)%00%(objectname)%00%(*objectname)"

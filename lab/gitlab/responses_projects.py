@@ -118,7 +118,7 @@ def show_project(call: Call, project: Document) -> dict[str, Any]:
     path, url = projects.project_path(gitlab, project), projects.web_url(gitlab, project)
     namespace = gitlab.tables.namespaces.get(project["namespace_id"]) or {}
     host = gitlab.url.split("//", 1)[-1].split(":", 1)[0]
-    is_empty = not gitlab.repository(project).references("refs/heads")
+    is_empty = gitlab.repository(project).is_empty
     return {
         "id": project["id"],
         "name": project["name"],

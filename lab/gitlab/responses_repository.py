@@ -54,7 +54,7 @@ def _commit_at(call: Call, project: Document, reference: str | None, what: str =
 def tree(call: Call) -> Any:
     """GET /projects/:id/repository/tree."""
     project, repository = _open(call)
-    if not repository.references("refs/heads"):
+    if repository.is_empty:
         raise Missing("Tree")
     sha = _commit_at(call, project, call.params.get("ref"), "Tree")
     path = call.params.get("path", "")
@@ -183,7 +183,7 @@ def _make_commit(call: Call, project: Document, actions: list[dict[str, Any]], m
             f"A branch called '{branch}' already exists. "
             "Switch to that branch in order to make changes"
         )
-    elif seen is None and repository.references("refs/heads"):
+    elif seen is None and not repository.is_empty:
         raise BadRequest("You can only create or edit files when you are on a branch")
     author = (
         given.get("author_name") or call.user["name"],
@@ -257,7 +257,7 @@ def commits(call: Call) -> Any:
     """GET /projects/:id/repository/commits."""
     project, repository = _open(call)
     given = call.params
-    if not repository.references("refs/heads"):
+    if repository.is_empty:
         return []
     sha = _commit_at(call, project, given.get("ref_name"))
     more = [f"--{name}={given[name]}" for name in ("since", "until", "author") if given.get(name)]
