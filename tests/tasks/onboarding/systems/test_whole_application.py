@@ -48,6 +48,8 @@ NEED_A_LAB = ("argocd", "nginx-outside")
 HERE = tuple(step for step in STEPS if step.name not in NEED_A_LAB)
 ENVIRONMENT = "lab"
 ATTEMPTS = 5
+SHARED_NAMESPACE = "infraflows-system"
+"""Of the cluster, for all applications: made with the first one, and stays."""
 
 
 def _git(directory: Path, *arguments: str) -> str:
@@ -210,7 +212,8 @@ class Whole:
 
     def _kubernetes(self) -> list[str]:
         with self.systems.api() as api:
-            return sorted(found["metadata"]["name"] for found in api.list("v1", "Namespace"))
+            names = {found["metadata"]["name"] for found in api.list("v1", "Namespace")}
+        return sorted(names - {SHARED_NAMESPACE})
 
     def _harbor(self) -> list[str]:
         with self.harbor.client() as client:
@@ -223,7 +226,7 @@ class Whole:
             "files": sorted(each["path"] for each in project.repository_tree(recursive=True)),
             "variables": sorted(each.key for each in project.variables.list(get_all=True)),
             "deploy tokens": sorted(each.name for each in project.deploytokens.list(get_all=True)),
-            "protected": [each.attributes for each in project.protectedbranches.list(get_all=True)],
+            "protected": [_levels(each) for each in project.protectedbranches.list(get_all=True)],
             "merge": project.only_allow_merge_if_pipeline_succeeds,
         }
 
@@ -233,6 +236,12 @@ class Whole:
         answers = dns.query.xfr("127.0.0.1", server.zone, port=server.port, keyring=keys)
         zone = dns.zone.from_xfr(answers)
         return sorted(f"{name} {dns.rdatatype.to_text(kind)}" for name, kind in _records(zone))
+
+
+def _levels(branch: Any) -> tuple[Any, ...]:
+    pushes, merges = branch.push_access_levels, branch.merge_access_levels
+    levels = [sorted(each["access_level"] for each in kind) for kind in (pushes, merges)]
+    return branch.name, *levels, branch.allow_force_push
 
 
 def _records(zone: dns.zone.Zone) -> list[tuple[Any, Any]]:
