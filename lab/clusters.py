@@ -106,11 +106,13 @@ def watch_clusters(
     make: Callable[[str, str], Worker],
     ending: threading.Event,
     forget: Callable[[str], None] = lambda _name: None,
+    on_look: Callable[[], None] = lambda: None,
 ) -> None:
     """Keep one worker for each cluster until `ending` is set; `forget` hears which are gone."""
     watched: dict[str, _Watched] = {}
     try:
         while not ending.wait(LOOK_SECONDS if watched else 1.0):
+            on_look()
             for name in [name for name, found in watched.items() if not found.is_alive]:
                 del watched[name]
             try:

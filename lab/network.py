@@ -29,7 +29,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 BRIDGE = "vmbr0"
-ADDRESSES = ("10.90.0.1/24", "10.90.0.11/24", "10.90.0.12/24", "10.90.0.13/24")
+ADDRESSES = ("10.90.0.1/24", "10.90.0.5/24", "10.90.0.11/24", "10.90.0.12/24", "10.90.0.13/24")
 NETNS_DIRECTORY = Path("/run/netns")
 CLONE_NEWNET = 0x40000000
 _INSTANCE = re.compile(r"[a-z][a-z0-9-]{0,30}")

@@ -67,7 +67,8 @@ def main() -> int:
             certificate,
         )
 
-    watch_clusters(layout, make, ending, forget=seats.free)
+    heartbeat = directory / "heartbeat"
+    watch_clusters(layout, make, ending, forget=seats.free, on_look=heartbeat.touch)
     return 0
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from lab.services import (
+    argocd,
     dns,
+    edge,
     gateway,
     gitlab,
     harbor,
@@ -24,6 +26,8 @@ SERVICES: tuple[Service, ...] = (
     dns.SERVICE,
     site.SERVICE,
     proxmox.SERVICE,
+    edge.SERVICE,
+    argocd.SERVICE,
     registry.SERVICE,
     harbor.SERVICE,
     gitlab.SERVICE,

@@ -123,12 +123,12 @@ def secrets(control_plane: BareControlPlane, git_server: BareGitServer) -> Secre
     return Secrets({f"clusters/{CLUSTER}/kubeconfig": kubeconfig, "gitops": git_server.login})
 
 
-@pytest.fixture(autouse=True)
-def blocks_of_the_site(
-    monkeypatch: pytest.MonkeyPatch, secrets: Secrets, gitops: GitRepository
-) -> None:
-    monkeypatch.setattr(argocd_step, "openbao", lambda _environment: secrets)
-    monkeypatch.setattr(argocd_step, "git_repository", lambda _name: gitops)
+@pytest.fixture(scope="module", autouse=True)
+def blocks_of_the_site(secrets: Secrets, gitops: GitRepository) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(argocd_step, "openbao", lambda _environment: secrets)
+        patch.setattr(argocd_step, "git_repository", lambda _name: gitops)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,1 @@
+"""The stand-in for the ingress controller and for the applications' containers."""
