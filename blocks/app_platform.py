@@ -48,6 +48,7 @@ class AppPlatform(Block):
     database_address: str = Field(
         default="", description="Host and port where pods reach PostgreSQL."
     )
+    database_ca_pem: str = Field(default="", description="CA of PostgreSQL, as PEM.")
 
     def platform(self) -> Platform:
         """Return what the block says as the domain's type."""

@@ -40,8 +40,10 @@ def onboarding_blocks(site: SiteFile) -> Iterator[tuple[str, Block]]:
         gateway_url=part.gateway_url,
         gateway_ca_file=part.gateway_ca_file,
         openbao_kv_mount=site.openbao.kv_mount,
+        openbao_url=openbao_url,
         openbao_ca_pem=_public_text(site.openbao.ca_file),
-        **{**part.platform.model_dump(), "openbao_url": openbao_url},
+        database_ca_pem=_public_text(part.platform.database_ca_file),
+        **part.platform.model_dump(exclude={"openbao_url", "database_ca_file"}),
     )
     yield site.environment, platform
 
@@ -57,7 +59,7 @@ def _public_text(file: str) -> str:
     try:
         return Path(file).read_text(encoding="utf-8")
     except OSError:
-        problem = f"openbao.ca_file: {file!r} cannot be read. Name the CA's file"
+        problem = f"ca_file: {file!r} cannot be read. Name the CA's file"
         raise InvalidSpec("the site file", [problem]) from None
 
 

@@ -144,6 +144,8 @@ class OnboardingPlatformSite(_Part):
     """Where pods reach OpenBao; as the worker does if empty."""
     database_address: str = ""
     """Host and port where pods reach PostgreSQL."""
+    database_ca_file: str = ""
+    """CA of PostgreSQL, by which pods verify it."""
 
 
 class OnboardingSite(_Part):

@@ -60,6 +60,8 @@ class Platform:
     """CA of that address; pods' own list if empty."""
     database_address: str = ""
     """Host and port where pods reach PostgreSQL; needed by applications that want a database."""
+    database_ca_pem: str = ""
+    """CA of PostgreSQL: with it pods verify the server, without it they only encrypt."""
 
     def kubernetes_mount(self, stage: Stage) -> str:
         """Return OpenBao's auth mount of a stage's cluster."""

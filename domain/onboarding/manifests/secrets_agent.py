@@ -28,6 +28,7 @@ TOKEN_DIRECTORY = "/var/run/secrets/openbao"  # noqa: S105 - a directory
 CONFIG_DIRECTORY = "/etc/openbao"
 DATABASE_SERVICE = "database"
 _SERVICE_FILE = f"{SECRETS_DIRECTORY}/database/pg_service.conf"
+_DATABASE_CA_FILE = f"{SECRETS_DIRECTORY}/database/ca.crt"
 
 
 def environment(tenant: Tenant) -> list[Object]:
@@ -71,9 +72,13 @@ def _templates(tenant: Tenant, stage: Stage) -> list[Object]:
     for wish in tenant.app.secrets:
         path = f"{tenant.platform.openbao_kv_mount}/data/{tenant.secret_path(stage, wish.path)}"
         for key in wish.keys:
-            text = f'{{{{ with secret "{path}" }}}}{{{{ index .Data.data "{key}" }}}}{{{{ end }}}}'
+            # Not by `index`, which makes "<no value>" of a key that is not there.
+            text = f'{{{{ with secret "{path}" }}}}{{{{ .Data.data.{key} }}}}{{{{ end }}}}'
             found.append(_template(f"{SECRETS_DIRECTORY}/{wish.path}/{key}", text))
     if tenant.app.database:
+        if tenant.platform.database_ca_pem:
+            # Before what names it: templates are written in their order.
+            found.append(_template(_DATABASE_CA_FILE, tenant.platform.database_ca_pem))
         found.append(_template(_SERVICE_FILE, _service_file(tenant, stage)))
     return found
 
@@ -92,7 +97,11 @@ def _service_file(tenant: Tenant, stage: Stage) -> str:
     path = f"{tenant.platform.database_mount}/creds/{tenant.policy(stage)}"
     lines = [f"[{DATABASE_SERVICE}]", f"host={host}", f"port={port}"]
     lines += [f"dbname={tenant.database(stage)}", "user={{ .Data.username }}"]
-    lines += ["password={{ .Data.password }}", "sslmode=require"]
+    lines += ["password={{ .Data.password }}"]
+    if tenant.platform.database_ca_pem:
+        lines += ["sslmode=verify-full", f"sslrootcert={_DATABASE_CA_FILE}"]
+    else:
+        lines += ["sslmode=require"]
     return f'{{{{ with secret "{path}" }}}}' + "\n".join(lines) + "\n{{ end }}"
 
 
