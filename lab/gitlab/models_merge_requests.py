@@ -5,6 +5,7 @@ Promises: a merge is a real merge of the real repository and moves the target by
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 from lab.gitlab import models_hooks as hooks
@@ -25,8 +26,9 @@ def fire(
     changes: dict[str, Any] | None = None,
 ) -> None:
     """Send the event of a merge request."""
-    payload = payloads.merge_request(gitlab, project, user, request, action, dict(changes or {}))
-    hooks.fire(gitlab, project, "merge_requests_events", payload)
+    told = dict(changes or {})
+    make = functools.partial(payloads.merge_request, gitlab, project, user, request, action, told)
+    hooks.fire(gitlab, project, "merge_requests_events", make)
 
 
 def create(gitlab: GitLab, project: Document, user: Document, given: dict[str, Any]) -> Document:

@@ -6,6 +6,7 @@ that uses what is not simulated, makes a failed pipeline that says why.
 
 from __future__ import annotations
 
+import functools
 import re
 from typing import Any
 
@@ -188,7 +189,8 @@ def _broken(
     if run["source"] == "merge_request_event":
         return None  # the push itself has told already
     made = _store(gitlab, project, run, stages=[], status="failed", problems=problems)
-    hooks.fire(gitlab, project, "pipeline_events", payloads.pipeline(gitlab, project, user, made))
+    make = functools.partial(payloads.pipeline, gitlab, project, user, made)
+    hooks.fire(gitlab, project, "pipeline_events", make)
     return made
 
 
@@ -268,8 +270,8 @@ def changed(gitlab: GitLab, run: Document) -> Document:
     else:
         update["finished_at"] = None
     stored = gitlab.tables.pipelines.save({**stored, **update})
-    payload = payloads.pipeline(gitlab, project, user, stored)
-    hooks.fire(gitlab, project, "pipeline_events", payload)
+    make = functools.partial(payloads.pipeline, gitlab, project, user, stored)
+    hooks.fire(gitlab, project, "pipeline_events", make)
     return stored
 
 

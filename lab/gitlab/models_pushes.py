@@ -7,6 +7,7 @@ that was accepted has its consequences also when the process is killed right aft
 from __future__ import annotations
 
 import fnmatch
+import functools
 import json
 from pathlib import Path
 
@@ -159,9 +160,9 @@ def received(
     for kind, moved in (("push_events", branches), ("tag_push_events", tags)):
         for change in moved if len(moved) <= HOOKED_REFS else []:
             is_protected = is_protected_ref(gitlab, project, change[2])
-            make = payloads.push if kind == "push_events" else payloads.tag_push
-            payload = make(gitlab, project, user, change, is_protected=is_protected)
-            hooks.fire(gitlab, project, kind, payload, change[2])
+            told = payloads.push if kind == "push_events" else payloads.tag_push
+            make = functools.partial(told, gitlab, project, user, change, is_protected=is_protected)
+            hooks.fire(gitlab, project, kind, make, change[2])
     for change in branches:
         merge_requests.branch_moved(gitlab, project, user, change)
     for change in [*branches, *tags]:

@@ -267,18 +267,24 @@ class Repository:
             extra = {"GIT_INDEX_FILE": f"{scratch}/index"}
             if parent:
                 self.run("read-tree", parent, extra=extra)
-            lines = []
-            for path, entry in change.files.items():
-                if entry is None:
-                    lines.append(f"0 {ZERO}\t{path}\0")
-                else:
-                    mode, content = entry
-                    sha = self.run("hash-object", "-w", "--stdin", given=content).decode().strip()
-                    lines.append(f"{mode} {sha}\t{path}\0")
+            blobs = iter(self._write_blobs(Path(scratch), change))
+            lines = [
+                f"0 {ZERO}\t{path}\0" if entry is None else f"{entry[0]} {next(blobs)}\t{path}\0"
+                for path, entry in change.files.items()
+            ]
             given = "".join(lines).encode()
             self.run("update-index", "-z", "--index-info", given=given, extra=extra)
             tree = self.run("write-tree", extra=extra).decode().strip()
         return self.commit_tree(tree, [parent] if parent else [], change, committer)
+
+    def _write_blobs(self, scratch: Path, change: Change) -> list[str]:
+        """Store the contents of a change with one git; returns their hashes in order."""
+        contents = [entry[1] for entry in change.files.values() if entry is not None]
+        for number, content in enumerate(contents):
+            (scratch / str(number)).write_bytes(content)
+        names = "".join(f"{scratch}/{number}\n" for number in range(len(contents)))
+        command = ("hash-object", "-w", "--no-filters", "--stdin-paths")
+        return self.run(*command, given=names.encode()).decode().split() if contents else []
 
     def commit_tree(
         self, tree: str, parents: Sequence[str], change: Change, committer: tuple[str, str]

@@ -10,7 +10,7 @@ from lab.gitlab import models_access as access
 from lab.gitlab import models_hooks as hooks
 from lab.gitlab import payloads
 from lab.gitlab.calls import NO_CONTENT, Answer, Call
-from lab.gitlab.exceptions import BadRequest, Missing, Unprocessable
+from lab.gitlab.exceptions import BadRequest, Missing, NotSimulated, Unprocessable
 from lab.gitlab.instance import stamp
 from lab.gitlab.repository import ZERO
 from lab.hypervisor.store import Document
@@ -143,6 +143,8 @@ def _outcome(log: Document) -> Answer:
 async def test(call: Call) -> Any:
     """POST /projects/:id/hooks/:hook_id/test/:trigger, with the project's own latest data."""
     hook, trigger = _hook(call), call.path["trigger"]
+    if trigger in hooks.QUIET_EVENTS:
+        raise NotSimulated(f"The event {trigger}")
     if trigger not in hooks.EVENTS:
         raise BadRequest("trigger does not have a valid value")
     project = call.project(access.MAINTAINER)

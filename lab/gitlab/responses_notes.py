@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 from lab.gitlab import models_access as access
@@ -55,8 +56,8 @@ def add_note(
     else:
         commit = call.gitlab.repository(project).commit(str(sha))
         target = {"commit": payloads.commit_part(call.gitlab, project, commit)}
-    payload = payloads.note(call.gitlab, project, call.user, written, target)
-    hooks.fire(call.gitlab, project, "note_events", payload)
+    make = functools.partial(payloads.note, call.gitlab, project, call.user, written, target)
+    hooks.fire(call.gitlab, project, "note_events", make)
     return written
 
 

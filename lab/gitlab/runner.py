@@ -8,6 +8,7 @@ with an environment makes a deployment and its events. What it refuses: to run a
 from __future__ import annotations
 
 import asyncio
+import functools
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -242,6 +243,6 @@ def _move_deployment(
     if status != "running":
         changes["finished_at"] = stamp()
     stored = gitlab.tables.deployments.save({**stored, **changes})
-    payload = payloads.deployment(gitlab, project, user, stored)
-    hooks.fire(gitlab, project, "deployment_events", payload)
+    make = functools.partial(payloads.deployment, gitlab, project, user, stored)
+    hooks.fire(gitlab, project, "deployment_events", make)
     return stored
