@@ -13,6 +13,7 @@ import yaml
 from domain.onboarding.app_spec import EXAMPLE_APP, BuildKind, Stage
 from domain.onboarding.pipeline import PIPELINE_PATH, SCHEMA_PATH, managed_files
 from domain.onboarding.tenant import Tenant
+from lab.gitlab import ci_config
 
 GLOBAL_KEYS = {"stages", "variables", "workflow", "default"}
 JOB_KEYS = {
@@ -180,3 +181,26 @@ def test_the_schema_for_editors_wants_what_the_spec_wants(
     assert "repository" not in schema["required"]
     assert set(schema["required"]) <= set(EXAMPLE_APP)
     assert schema["additionalProperties"] is False
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        (
+            {"CI_PIPELINE_SOURCE": "push", "CI_COMMIT_BRANCH": "main"},
+            ["validate", "test", "build", "scan", "development", "staging", "production"],
+        ),
+        ({"CI_PIPELINE_SOURCE": "merge_request_event"}, ["validate", "test", "scan"]),
+        ({"CI_PIPELINE_SOURCE": "push", "CI_COMMIT_TAG": "v1.2.3"}, ["build"]),
+        ({"CI_PIPELINE_SOURCE": "push", "CI_COMMIT_TAG": "v1.2.3-rc1"}, []),
+        ({"CI_PIPELINE_SOURCE": "push", "CI_COMMIT_BRANCH": "feature"}, []),
+    ],
+)
+def test_each_event_starts_the_stages_that_it_is_meant_to(
+    variables: dict[str, str], expected: list[str], tenant: Tenant
+) -> None:
+    text = managed_files(tenant)[PIPELINE_PATH]
+    config = ci_config.read(text, {"CI_DEFAULT_BRANCH": "main", **variables})
+    assert config.stages == expected
+    gated = [job.name for job in config.jobs if job.when == "manual"]
+    assert gated == (["deploy to production"] if "production" in expected else [])

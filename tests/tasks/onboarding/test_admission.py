@@ -23,7 +23,7 @@ from domain.onboarding.manifests.workload import rendered
 from domain.onboarding.pod_security import restricted_faults
 from domain.onboarding.policies import evaluate
 from domain.onboarding.tenant import Tenant
-from lab.bare_control_plane import BareControlPlane
+from lab.bare_control_plane import BareControlPlane, node_manifest
 from tasks.kubernetes.yaml_documents import load_documents
 
 ROOT = Path(__file__).parents[3]
@@ -207,6 +207,21 @@ def monitoring(api: KubernetesApi) -> None:
 NUMBERS = itertools.count(1)
 
 
+@pytest.fixture(scope="module")
+def node(api: KubernetesApi) -> None:
+    """A machine that kwok keeps alive, so that pods are scheduled and become ready."""
+    manifest: Any = node_manifest("judge", "v1.36.3+rke2r1", "10.0.1.1")
+    api.apply(manifest)
+    answer = api._transport.send(
+        "PATCH",
+        "/api/v1/nodes/judge/status",
+        query={"fieldManager": "kubelet", "force": "true"},
+        body=manifest,
+        content_type=APPLY_PATCH,
+    )
+    assert answer.status == 200
+
+
 @pytest.fixture
 def tenant(
     request: pytest.FixtureRequest, make_tenant: Callable[..., Tenant], api: KubernetesApi
@@ -222,7 +237,7 @@ def tenant(
 
 @pytest.mark.parametrize("tenant", list(ServiceLevel), indirect=True)
 def test_everything_that_is_rendered_is_accepted_and_runs_within_its_quota(
-    tenant: Tenant, admission: Admission, api: KubernetesApi, monitoring: None
+    tenant: Tenant, admission: Admission, api: KubernetesApi, monitoring: None, node: None
 ) -> None:
     assert evaluate(tenant) == []
     for stage in tenant.app.stages:
@@ -239,12 +254,12 @@ def _scale_to(api: KubernetesApi, tenant: Tenant, replicas: int) -> None:
     """Run as many pods as the autoscaler may; a quota that is too small would refuse the last."""
     key = ObjectKey("apps/v1", "Deployment", tenant.scoped(Stage.PRODUCTION), tenant.name)
     api.merge(key, {"spec": {"replicas": replicas}}, "test")
-    deadline = time.monotonic() + 20.0
+    deadline = time.monotonic() + 40.0
     while True:
         status = api.get(key).get("status", {})
         failed = [c for c in status.get("conditions") or [] if c["type"] == "ReplicaFailure"]
         assert not failed, failed
-        if status.get("replicas") == replicas:
+        if status.get("availableReplicas") == replicas:
             return
         assert time.monotonic() < deadline, status
         time.sleep(0.1)
