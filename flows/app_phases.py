@@ -184,7 +184,7 @@ def saga_of(run: AppRun, ready: Ready, store: JournalStore, workers: Workers | N
         steps=steps(),
         journal=ready.journal,
         store=store,
-        workers=workers or TaskWorkers(),
+        workers=workers or TaskWorkers(run.plan.plan_hash if run.plan else ""),
         look=lambda step, tenant: step.found(tenant),
         on_started=run.started,
         on_ended=run.ended,

@@ -152,14 +152,8 @@ class AppRun:
         self.board.started(order)
 
     def ended(self, end: Ended) -> None:
-        """Show and record how a step ended; recorded before the journal says so."""
+        """Show how a step ended."""
         self.board.ended(end)
-        outcome = "changed" if end.error is None else "failed"
-        self.record(f"{end.order.act.value} {end.order.step}", outcome, plan=self._plan_hash)
-
-    @property
-    def _plan_hash(self) -> str:
-        return self.plan.plan_hash if self.plan else ""
 
     def finish(self, outcome: str, summary: str, next_steps: Sequence[str] = ()) -> None:
         """Publish the report, and tell the team on its commit."""
@@ -209,6 +203,8 @@ def app_run(
             yield run
         except Exception as error:
             with suppress(Exception):  # the first error is the one that counts
+                run.record(way.value, "failed", plan=run.plan.plan_hash if run.plan else "")
+            with suppress(Exception):
                 run.finish("failed", _text(error), ["Mend the cause, then run again."])
             raise
 

@@ -22,6 +22,7 @@ from domain.onboarding.onboarding_plan import AppPlan, StepLook
 from domain.onboarding.saga import Order, Version
 from domain.onboarding.tenant import Platform, Tenant
 from tasks.onboarding.engine import Ended
+from tasks.onboarding.ledger_line import record_line
 from tasks.onboarding.steps.gitops import GitOps, previous_tag, set_tag
 from tasks.retry_rules import TEMPORARY
 
@@ -31,8 +32,11 @@ SHOWN_AT_MOST = 8
 
 @task(name="set an image tag", task_run_name="{stage} runs {tag}", tags=["system:git"], **TEMPORARY)
 def set_image_tag(platform: Platform, app: str, stage: Stage, tag: str) -> str:
-    """Commit the tag; returns the commit."""
-    return set_tag(platform, app, stage, tag)
+    """Commit the tag and leave a line in the ledger; returns the commit."""
+    commit = set_tag(platform, app, stage, tag)
+    details = {"stage": stage.value, "tag": tag, "commit": commit}
+    record_line(platform.environment, app, "set image tag", "changed", details)
+    return commit
 
 
 @task(name="find the previous tag", tags=["system:git"], **TEMPORARY)

@@ -19,6 +19,7 @@ from domain.onboarding.tenant import Tenant
 from domain.onboarding.things import Things
 from tasks.onboarding import registry
 from tasks.onboarding.engine import Ended
+from tasks.onboarding.ledger_line import record_line
 from tasks.onboarding.step import Step
 from tasks.retry_rules import TEMPORARY
 
@@ -45,13 +46,24 @@ def look_at(name: str, tenant: Tenant) -> Things:
 
 
 @task(name="carry out a step", task_run_name="{act} {name}", **TEMPORARY)
-def carry_out(name: str, act: str, tenant: Tenant) -> None:
+def carry_out(name: str, act: str, tenant: Tenant, plan_hash: str) -> None:
+    """Apply or remove, look again, and leave a line in the ledger.
+
+    Raises:
+        PermanentError: what is found is not what was wanted; names the things.
+    """
+    converge_step(step_named(name), act, tenant)
+    environment, details = tenant.platform.environment, {"plan": plan_hash}
+    record_line(environment, tenant.name, f"{act} {name}", "changed", details)
+
+
+def converge_step(step: Step, act: str, tenant: Tenant) -> None:
     """Apply or remove, then look again.
 
     Raises:
         PermanentError: what is found is not what was wanted; names the things.
     """
-    step = step_named(name)
+    name = step.name
     if act == Act.REMOVE:
         step.remove(tenant)
         left = sorted(step.found(tenant))
@@ -89,6 +101,10 @@ def _shown(texts: list[str]) -> str:
 class TaskWorkers:
     """Carries orders out as tasks of the run; must be used in the flow's own thread."""
 
+    def __init__(self, plan_hash: str) -> None:
+        """Name the plan in each line of the ledger."""
+        self._plan_hash = plan_hash
+
     def start(self, order: Order, tenant: Tenant, tell: Callable[[Ended], None]) -> None:
         """Submit the task; `tell` is called when its last attempt has ended."""
         began = time.monotonic()
@@ -97,7 +113,8 @@ class TaskWorkers:
             tell(Ended(order, time.monotonic() - began, _error(future)))
 
         tagged = carry_out.with_options(tags=[f"system:{step_named(order.step).system}"])
-        tagged.submit(order.step, order.act.value, tenant).add_done_callback(ended)
+        submitted = tagged.submit(order.step, order.act.value, tenant, self._plan_hash)
+        submitted.add_done_callback(ended)
 
 
 def _error(future: PrefectFuture[Any]) -> BaseException | None:

@@ -168,6 +168,7 @@ def place(monkeypatch: pytest.MonkeyPatch, policy: Callable[[str], None]) -> Pla
     import flows.rollback_app
     import flows.tag_phases
     import tasks.onboarding.tag_change
+    import tasks.onboarding.tasks
 
     policy("automatic")
     platform = Platform(
@@ -216,6 +217,8 @@ def place(monkeypatch: pytest.MonkeyPatch, policy: Callable[[str], None]) -> Pla
         return True
 
     monkeypatch.setattr(flows.app_run, "record_step", note)
+    for holder in (tasks.onboarding.tasks, tasks.onboarding.tag_change):
+        monkeypatch.setattr(holder, "record_line", note)
     monkeypatch.setattr(flows.app_run, "comment_on_commit", comment)
     return made
 
@@ -268,7 +271,8 @@ def test_an_application_is_made_in_every_system_and_its_commit_is_told(
     assert journal.attempt is None
     assert journal.good is not None
     assert journal.good.project_id == 7
-    assert ("onboard", "changed") in place.ledger
+    assert [step for step, _ in place.ledger][-1] == "onboard"
+    assert {step for step, _ in place.ledger[:-1]} == {f"apply {s.name}" for s in place.steps}
     text = place.comments["01234567 onboard-first"]
     assert "**✔ first: onboarded**" in text
     assert "https://first.apps.example.org/" in text
@@ -296,6 +300,7 @@ def test_a_step_that_fails_takes_a_first_onboarding_back_and_the_commit_is_told(
         onboard_app(ENVIRONMENT, an_app("failing"), commit=COMMIT)
     assert place.all_things("failing") == {}
     assert "failing" not in place.journals
+    assert place.ledger[-1] == ("onboard", "failed")
     text = place.comments["01234567 onboard-failing"]
     assert "✘ failing: onboard failed" in text
     assert "it is full" in text
