@@ -11,18 +11,20 @@ from tasks.onboarding.steps.gitops import GitOps
 from tasks.onboarding.steps.harbor_project import HarborProject
 from tasks.onboarding.steps.kubernetes_secrets import KubernetesSecrets
 from tasks.onboarding.steps.kubernetes_tenancy import KubernetesTenancy
+from tasks.onboarding.steps.nginx_outside import NginxOutside
 from tasks.onboarding.steps.openbao_tenant import OpenBaoTenant
 from tasks.onboarding.steps.postgresql_database import PostgresqlDatabase
 
 STEPS: tuple[Step, ...] = (
+    GitLabProject(),
     HarborProject(),
     GitLabAccess(),
-    GitLabProject(),
     OpenBaoTenant(),
     PostgresqlDatabase(),
     KubernetesTenancy(),
     KubernetesSecrets(),
     GitOps(),
     Dns(),
+    NginxOutside(),
     ArgocdStep(),
 )
