@@ -16,9 +16,9 @@ from tasks.onboarding.steps.openbao_tenant import OpenBaoTenant
 from tasks.onboarding.steps.postgresql_database import PostgresqlDatabase
 
 STEPS: tuple[Step, ...] = (
-    GitLabProject(),
     HarborProject(),
     GitLabAccess(),
+    GitLabProject(),
     OpenBaoTenant(),
     PostgresqlDatabase(),
     KubernetesTenancy(),
