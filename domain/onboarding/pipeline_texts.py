@@ -16,8 +16,9 @@ HEAD = """\
 stages: @{stages}
 
 variables:
-  # Where images of tools come from: a site without internet names its registry's proxy here.
+  # Where images of tools come from: a site without internet names proxies here.
   HUB: docker.io
+  QUAY: quay.io
   IMAGE: $HARBOR_HOST/$HARBOR_PROJECT/@{name}
   GIT_DEPTH: "20"
 
@@ -160,7 +161,7 @@ BUILD = """
 build image:
   extends: .on the default branch
   stage: build
-  image: quay.io/buildah/stable:v1.41
+  image: $QUAY/buildah/stable:v1.41
   interruptible: false
   variables:
     BUILDAH_ISOLATION: chroot
@@ -180,7 +181,7 @@ build image:
 # A version is the image that was tested under its commit, by a second name.
 name version:
   stage: build
-  image: quay.io/skopeo/stable:v1.20
+  image: $QUAY/skopeo/stable:v1.20
   interruptible: false
   rules:
     - if: $CI_COMMIT_TAG =~ /^v\\d+\\.\\d+\\.\\d+$/
