@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import dns.query
@@ -31,8 +32,9 @@ from blocks.git_repository import GitRepository
 from blocks.gitlab_server import GitLabServer
 from blocks.harbor import HarborRegistry
 from blocks.saga_journal import SagaJournals
-from domain.errors import PermanentError, TemporaryError
-from domain.onboarding.app_spec import AppSpec
+from domain.errors import NotFound, PermanentError, TemporaryError
+from domain.findings import errors
+from domain.onboarding.app_spec import AppSpec, Stage
 from domain.onboarding.neighbours import tenant_of
 from domain.onboarding.onboarding_plan import AppPlan, StepLook
 from domain.onboarding.saga import Act, Journal, Order, Version
@@ -40,9 +42,11 @@ from domain.onboarding.tenant import Platform, Tenant
 from domain.onboarding.things import Things
 from lab.bare_gitlab import GROUP, BareGitLab, bare_gitlab
 from lab.bare_harbor import BareHarbor, bare_harbor
+from tasks.onboarding import announce, facts, tag_change
 from tasks.onboarding.engine import Ended, Saga, converge, remove
 from tasks.onboarding.journal import HeldJournal
 from tasks.onboarding.registry import STEPS
+from tasks.onboarding.steps.gitops import set_tag
 
 NEED_A_LAB = ("argocd", "nginx-outside")
 HERE = tuple(step for step in STEPS if step.name not in NEED_A_LAB)
@@ -344,3 +348,45 @@ def test_a_run_that_is_killed_after_a_step_is_finished_by_the_next(whole: Whole,
     whole.killed_after(step, None, name)
     whole.run(None, name)
     assert whole.inventory(project.id) == before
+
+
+def test_what_a_preflight_and_a_deployment_ask_for_is_answered(
+    whole: Whole, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = whole.project("asked")
+    target = whole.version("asked", project.id)
+    whole.run(target, "asked")
+    tenant = tenant_of(whole.platform, target)
+    monkeypatch.setattr(facts, "document", lambda kind, _name: kind)
+    monkeypatch.setattr(
+        facts, "app_platform", lambda _: SimpleNamespace(platform=lambda: whole.platform)
+    )
+    seen = facts.look_around.fn(ENVIRONMENT)
+    assert [finding.text for finding in errors(seen.findings)] == []
+    assert {finding.subject for finding in seen.findings} == {"blocks", "OpenBao", "cluster demo"}
+    assert "asked" in [journal.name for journal in seen.journals]
+    assert facts.find_project.fn(ENVIRONMENT, target.app) == project.id
+    assert facts.present_tags.fn(whole.platform, "asked") == {}
+    (finding,) = tag_change.image_findings.fn(tenant, "v1")
+    assert "Harbor has no asked/asked:v1" in finding.text
+    set_tag(whole.platform, "asked", Stage.STAGING, "v1")
+    assert facts.present_tags.fn(whole.platform, "asked") == {Stage.STAGING: "v1"}
+    again = Version(app=target.app, project_id=project.id, tags={Stage.STAGING: "v1"})
+    assert whole.plan(again).lines == [], "a deployed tag looks like drift"
+    whole.run(None, "asked")
+
+
+def test_a_commit_has_one_comment_however_often_it_is_told(whole: Whole) -> None:
+    project = whole.project("told")
+    commit = project.commits.list()[0].id
+    for text in ("it fails", "it runs"):
+        announce._comment.fn(ENVIRONMENT, project.id, commit, "onboard-told", text)
+    notes = [
+        n for d in project.commits.get(commit).discussions.list() for n in d.attributes["notes"]
+    ]
+    assert [note["body"].splitlines()[-1] for note in notes] == ["it runs"]
+
+
+def test_an_unknown_project_is_told_with_what_to_do(whole: Whole) -> None:
+    with pytest.raises(NotFound, match="make Infraflows a maintainer of it"):
+        facts.find_project.fn(ENVIRONMENT, whole.version("nowhere", 0).app)
