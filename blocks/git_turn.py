@@ -14,6 +14,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from blocks.private_directory import base_directory
 
@@ -26,16 +27,33 @@ def turn(url: str, branch: str) -> Iterator[bool]:
     """Hold the turn at a branch; yields False when it did not come in time."""
     name = hashlib.sha256(f"{url}\n{branch}".encode()).hexdigest()[:16]
     path = base_directory() / f"infraflows-turn-{os.getuid()}-{name}"
-    # The kernel releases the lock when the file is closed, also by the end of a killed process.
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    try:
-        yield _wait(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _wait(descriptor: int) -> bool:
     deadline = time.monotonic() + WAIT_SECONDS
+    while True:
+        # The kernel releases the lock when the file is closed, also by a killed process's end.
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            is_held = _wait(descriptor, deadline)
+            if is_held and not _is_in_place(descriptor, path):
+                # Its last holder has removed it: the others wait at a new one.
+                continue
+            try:
+                yield is_held
+            finally:
+                if is_held:
+                    path.unlink(missing_ok=True)
+            return
+        finally:
+            os.close(descriptor)
+
+
+def _is_in_place(descriptor: int, path: Path) -> bool:
+    try:
+        return os.fstat(descriptor).st_ino == path.lstat().st_ino
+    except FileNotFoundError:
+        return False
+
+
+def _wait(descriptor: int, deadline: float) -> bool:
     while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

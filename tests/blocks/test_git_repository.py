@@ -408,3 +408,22 @@ def test_a_turn_that_does_not_come_is_not_waited_for(
     monkeypatch.setattr("blocks.git_turn.WAIT_SECONDS", 0.1)
     with turn(str(tmp_path), "main"), turn(str(tmp_path), "main") as is_held:
         assert not is_held
+
+
+def test_only_one_at_a_time_holds_a_turn_and_nothing_is_left(tmp_path: Path) -> None:
+    holders: list[int] = []
+    most: list[int] = []
+
+    def hold(number: int) -> bool:
+        with turn(str(tmp_path), "main") as is_held:
+            holders.append(number)
+            most.append(len(holders))
+            time.sleep(0.01)
+            holders.remove(number)
+        return is_held
+
+    before = {path.name for path in base_directory().glob("infraflows-turn-*")}
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(hold, range(24)))
+    assert max(most) == 1
+    assert {path.name for path in base_directory().glob("infraflows-turn-*")} <= before
