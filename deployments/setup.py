@@ -36,6 +36,7 @@ ENVIRONMENTS = Path(__file__).resolve().parent / "environments"
 WORK_POOL = "infraflows"
 NIGHTLY = "rotate-secrets/nightly"
 RECONCILE = "reconcile-deliveries/default"
+CONVERGE = "converge-apps/default"
 Say = Callable[[str], None]
 
 
@@ -132,6 +133,16 @@ def ensure_schedule(name: str, environment: str, cron: str, *, is_active: bool) 
     return "as it was, active" if found[environment].active else "as it was, paused"
 
 
+def _schedules(site: SiteFile) -> list[tuple[str, str, bool]]:
+    """Return deployment, cron line and whether it is active, of what a site runs by the clock."""
+    found = [(NIGHTLY, site.rotation.cron, site.rotation.is_scheduled)]
+    if (gateway := site.gateway) is not None:
+        found.append((RECONCILE, gateway.reconcile_cron, gateway.is_reconcile_scheduled))
+    if (onboarding := site.onboarding) is not None:
+        found.append((CONVERGE, onboarding.converge_cron, onboarding.is_converge_scheduled))
+    return found
+
+
 def set_up(site: SiteFile, say: Say) -> None:
     """Bring Prefect into the state that the site's flows need."""
     _ensure_work_pool()
@@ -139,17 +150,7 @@ def set_up(site: SiteFile, say: Say) -> None:
     say("blocks: " + ", ".join(save_blocks(site)))
     say(f"gate policy of {site.environment}: {_ensure_gate_policy(site.environment)}")
     say("deployments: " + ", ".join(_deploy(site.environment)))
-    nightly = site.rotation
-    schedule = ensure_schedule(
-        NIGHTLY, site.environment, nightly.cron, is_active=nightly.is_scheduled
-    )
-    say(f"schedule of {NIGHTLY} in {site.environment}: {schedule}")
-    if (gateway := site.gateway) is not None:
-        schedule = ensure_schedule(
-            RECONCILE,
-            site.environment,
-            gateway.reconcile_cron,
-            is_active=gateway.is_reconcile_scheduled,
-        )
-        say(f"schedule of {RECONCILE} in {site.environment}: {schedule}")
+    for name, cron, is_active in _schedules(site):
+        schedule = ensure_schedule(name, site.environment, cron, is_active=is_active)
+        say(f"schedule of {name} in {site.environment}: {schedule}")
     say("automation: " + ensure_crash_detection())

@@ -158,6 +158,9 @@ class OnboardingSite(_Part):
     """Where GitLab and Alertmanager deliver their webhooks to."""
     gateway_ca_file: str = ""
     platform: OnboardingPlatformSite
+    converge_cron: str = "0 3 * * *"
+    """When every application is brought to its last good version, in UTC."""
+    is_converge_scheduled: bool = True
 
 
 class GatewaySite(_Part):

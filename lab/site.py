@@ -129,6 +129,7 @@ def onboarding_document(layout: Layout) -> dict[str, Any]:
         },
         "gateway_url": layout.webhook_url,
         "gateway_ca_file": ca_file,
+        "is_converge_scheduled": False,
         "platform": {
             "clusters": dict.fromkeys(("development", "staging", "production"), DEMO_CLUSTER),
             "domain": f"apps.{ZONE}",

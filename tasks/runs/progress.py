@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import Any
 from uuid import UUID
 
-from prefect.artifacts import Artifact
+from prefect.artifacts import Artifact, ProgressArtifact, TableArtifact
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import ArtifactUpdate
 from prefect.logging import get_run_logger
@@ -49,8 +49,16 @@ class LiveArtifact:
             _logger.warning("Unable to show %s: %s.", self.key, type(error).__name__)
 
     def _create(self, data: Any) -> UUID:
-        made = Artifact(type=self.kind, key=self.key, description=self.description, data=data)
-        return made.create().id  # type: ignore[union-attr]
+        return self._first(data).create().id  # type: ignore[union-attr]
+
+    def _first(self, data: Any) -> Artifact:
+        """Return the artifact as its own kind stores it: the plain class would encode it twice."""
+        named: dict[str, Any] = {"key": self.key, "description": self.description}
+        if self.kind == "table":
+            return TableArtifact(table=json.loads(data), **named)
+        if self.kind == "progress":
+            return ProgressArtifact(progress=float(data), **named)
+        return Artifact(type=self.kind, data=data, **named)
 
 
 class ProgressBoard:
