@@ -184,6 +184,7 @@ def _commands(directory: Path, ports: Sequence[int]) -> dict[str, list[str]]:
             "--leader-elect=false",
             "--secure-port=0",
             "--concurrent-gc-syncs=4",
+            "--horizontal-pod-autoscaler-sync-period=2s",
             # A machine that stands still for a while has not lost its nodes.
             "--node-monitor-grace-period=200s",
         ],

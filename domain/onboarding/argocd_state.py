@@ -132,7 +132,7 @@ def _objects(status: Mapping[str, Any]) -> list[str]:
         health = item.get("health") or {}
         words = []
         if item.get("status") not in (None, SYNCED):
-            words.append("needs pruning" if item.get("requiresPruning") else str(item["status"]))
+            words.append("to be pruned" if item.get("requiresPruning") else str(item["status"]))
         if health.get("status") not in (None, HEALTHY):
             message = _cut(health.get("message"))
             words.append(str(health["status"]) + (f" ({message})" if message else ""))

@@ -2,8 +2,8 @@
 
 Promises that an application is delivered from its own directory of the GitOps repository into its
 own namespaces, and that removing it waits until Argo CD has deleted all that it applied. Refuses
-objects of the same name that belong to somebody else. The login is read from OpenBao and written
-to the cluster; it is compared by presence only, its replacement is the rotation's business.
+objects of the same name that belong to somebody else. The login goes from OpenBao to the cluster
+and nowhere else; one that was rotated in OpenBao is seen, because both are compared.
 
 Rights in OpenBao: read the clusters' kubeconfigs and the GitOps repository's login.
 """
@@ -35,9 +35,11 @@ from domain.onboarding.argocd_objects import (
     repository_name,
 )
 from domain.onboarding.tenant import APP_LABEL, Tenant
-from domain.onboarding.things import Things, digest
+from domain.onboarding.things import PRESENT, Things, digest
 
 GONE_SECONDS = 180.0
+OUTDATED = "outdated"
+"""A login that is not the one in OpenBao."""
 LOGIN_KEYS = ("username", "password")
 PLAIN_KEYS = ("type", "url", "project")
 
@@ -62,12 +64,14 @@ class ArgocdStep:
         """Return everything that carries the application's label, in all of the site's clusters."""
         things: dict[str, str] = {}
         with openbao(tenant.platform.environment).session() as bao:
+            path = tenant.platform.gitops_credential
+            login = bao.read(path) if bao.exists(path) else {}
             for cluster in _all_clusters(tenant):
                 with _cluster_if_any(bao, tenant, cluster) as api:
                     if api is None:
                         continue
                     for document in _labelled(api, tenant):
-                        things[_thing(cluster, key_of(document))] = _found_state(document)
+                        things[_thing(cluster, key_of(document))] = _found_state(document, login)
         return things
 
     def apply(self, tenant: Tenant) -> None:
@@ -143,15 +147,17 @@ def _thing(cluster: str, key: ObjectKey) -> str:
 def _declared_state(manifest: Mapping[str, Any]) -> str:
     values = dict(manifest.get("stringData") or {})
     if manifest["kind"] == "Secret":
-        values |= {"login": "present"}
+        values |= {"login": PRESENT}
     return digest(managed(manifest, values))
 
 
-def _found_state(document: Mapping[str, Any]) -> str:
+def _found_state(document: Mapping[str, Any], login: Mapping[str, str]) -> str:
     data = document.get("data") or {}
     values = {k: base64.b64decode(data[k]).decode() for k in PLAIN_KEYS if k in data}
-    if all(data.get(key) for key in LOGIN_KEYS):
-        values["login"] = "present"
+    if document["kind"] == "Secret":
+        stored = {k: base64.b64decode(data.get(k, "")).decode() for k in LOGIN_KEYS}
+        is_current = stored == {key: login.get(key) for key in LOGIN_KEYS}
+        values["login"] = PRESENT if is_current else OUTDATED
     return digest(managed(document, values))
 
 
@@ -226,11 +232,18 @@ def _with_login(manifest: Manifest, login: Mapping[str, str]) -> dict[str, Any]:
 def _remove_from(api: KubernetesApi, tenant: Tenant, keep: set[ObjectKey]) -> None:
     """Delete what is labelled and not kept: Applications first, for they need their project."""
     argocd = ArgoCd(api, tenant.platform.argocd_namespace)
-    doomed = [key_of(item) for item in _labelled(api, tenant) if key_of(item) not in keep]
+    labelled = _labelled(api, tenant)
+    doomed = [key_of(item) for item in labelled if key_of(item) not in keep]
     applications = [key.name for key in doomed if key.kind == "Application"]
     for name in applications:
         argocd.delete_application(name)
-    argocd.wait_until_gone(applications, GONE_SECONDS)
+    # What a killed run began to delete cannot be kept: it is made anew.
+    ending = [
+        item["metadata"]["name"]
+        for item in labelled
+        if item["kind"] == "Application" and item["metadata"].get("deletionTimestamp")
+    ]
+    argocd.wait_until_gone({*applications, *ending}, GONE_SECONDS)
     for key in doomed:
         if key.kind != "Application":
             api.delete(key, is_foreground=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from domain.repository_layout import RepositoryLocation
 from domain.specs import EXAMPLE, parse_spec
 from lab.bare_argocd import BareArgocd, BareGitServer, bare_argocd, bare_git_server
 from lab.bare_control_plane import BareControlPlane, bare_control_plane, node_manifest
+from lab.edge.view import ClusterView
 from lab.toolchain.paths import NotBuiltError, tool
 from tasks.kubernetes.platform_apply import apply_manifests
 from tasks.kubernetes.render import objects_of, platform_files
@@ -245,3 +247,19 @@ def site(
     api: KubernetesApi, argocd: ArgoCd, gitops: GitRepository, git_server: BareGitServer
 ) -> Site:
     return Site(api, argocd, gitops, git_server.login)
+
+
+@pytest.fixture
+def show_ingresses(control_plane: BareControlPlane) -> Iterator[None]:
+    """An ingress controller's word on every Ingress, which Argo CD waits for."""
+    view, ending = ClusterView(control_plane.kubeconfig, "10.90.0.5"), threading.Event()
+
+    def run() -> None:
+        while not ending.wait(0.5):
+            view.step()
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    yield
+    ending.set()
+    thread.join(10)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -69,6 +70,38 @@ def test_a_second_apply_changes_nothing_and_found_stays_wanted(site: Any, shop: 
     STEP.apply(shop)
 
     assert site.api.get(key)["metadata"]["generation"] == before
+    assert STEP.found(shop) == STEP.wanted(shop)
+
+
+def test_a_login_that_was_rotated_is_seen_and_renewed(site: Any, shop: Any, secrets: Any) -> None:
+    old = dict(secrets.values["gitops"])
+    secrets.values["gitops"] = {**old, "password": "planted-new-password"}
+    try:
+        assert STEP.found(shop) != STEP.wanted(shop)
+        STEP.apply(shop)
+        assert STEP.found(shop) == STEP.wanted(shop)
+    finally:
+        secrets.values["gitops"] = old
+    STEP.apply(shop)
+    assert STEP.found(shop) == STEP.wanted(shop)
+
+
+def test_an_application_that_a_killed_run_began_to_delete_is_made_anew(
+    site: Any, shop: Any
+) -> None:
+    key = site.argocd.application_key("shop-production")
+    hold = {"metadata": {"finalizers": ["example.org/held"]}}
+    site.api.merge(key, hold, "a-person")
+    site.api.delete(key, is_foreground=False)
+    uid = site.api.get(key)["metadata"]["uid"]
+    releasing = threading.Timer(
+        1.0, lambda: site.api.merge(key, {"metadata": {"finalizers": []}}, "a-person")
+    )
+    releasing.start()
+
+    STEP.apply(shop)
+
+    assert site.api.get(key)["metadata"]["uid"] != uid
     assert STEP.found(shop) == STEP.wanted(shop)
 
 
