@@ -139,4 +139,5 @@ async def _then_take(gitlab: GitLab, body: Any, note: Path) -> AsyncIterator[byt
         async for chunk in body:
             yield chunk
     finally:
+        await body.aclose()  # git has ended then
         pushes.take_received(gitlab, note)

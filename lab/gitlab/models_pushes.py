@@ -10,6 +10,7 @@ import fnmatch
 import functools
 import json
 from pathlib import Path
+from typing import Any
 
 from lab.gitlab import models_access as access
 from lab.gitlab import models_hooks as hooks
@@ -18,7 +19,7 @@ from lab.gitlab import models_pipelines as pipelines
 from lab.gitlab import payloads
 from lab.gitlab.exceptions import BadRequest
 from lab.gitlab.instance import GitLab, stamp
-from lab.gitlab.repository import ZERO, Change, RefMoved
+from lab.gitlab.repository import ZERO, Change, RefMoved, Repository
 from lab.hypervisor.store import Document
 
 HOOKED_REFS = 3
@@ -30,6 +31,7 @@ _PRE_RECEIVE = f"""\
 # The server says in GITLAB_CLOSED_REFS (patterns, one a line) what this user may not move, and in
 # GITLAB_STEADY_REFS which histories nobody rewrites.
 set -f
+cat >"$GITLAB_PUSH_FILE.offered" # for the case that the server dies before git has answered
 while read -r old new ref; do
     IFS='
 '
@@ -52,7 +54,7 @@ while read -r old new ref; do
         esac
     done
     IFS=' '
-done
+done <"$GITLAB_PUSH_FILE.offered"
 """
 _POST_RECEIVE = """\
 #!/bin/sh
@@ -200,33 +202,40 @@ def take_received(gitlab: GitLab, note: Path) -> None:
     lines = note.with_name(f"{note.name}.lines")
     if lines.exists():
         told = json.loads(note.read_text(encoding="utf-8"))
-        _take(gitlab, told["project"], told["user"], lines.read_text().splitlines())
-    note.unlink(missing_ok=True)
-    lines.unlink(missing_ok=True)
+        _take(gitlab, told, lines.read_text().splitlines())
+    for left in (note, *note.parent.glob(f"{note.name}.*")):
+        left.unlink(missing_ok=True)
 
 
 def resume(gitlab: GitLab) -> None:
-    """Draw the consequences of pushes that a dead process had taken."""
+    """Draw the consequences of pushes that a dead process had begun, where they were done."""
     for note in gitlab.pushes.glob("*.json"):
         told = json.loads(note.read_text(encoding="utf-8"))
-        if told["lines"]:
-            _take(gitlab, told["project"], told["user"], told["lines"])
-            note.unlink(missing_ok=True)
-        else:
-            take_received(gitlab, note)
+        offered = note.with_name(f"{note.name}.offered")
+        lines = told["lines"]
+        if not lines and offered.exists():
+            lines = offered.read_text().splitlines()
+        project = gitlab.tables.projects.get(told["project"])
+        if project is not None:
+            repository = gitlab.repository(project)
+            done = [line for line in lines if _was_done(repository, *line.split(" ", 2))]
+            _take(gitlab, told, done)
+        note.unlink(missing_ok=True)
     for rest in gitlab.pushes.iterdir():
         rest.unlink(missing_ok=True)
 
 
-def _take(gitlab: GitLab, project_id: int, user_id: int, lines: list[str]) -> None:
-    project, user = gitlab.tables.projects.get(project_id), gitlab.tables.users.get(user_id)
-    if project is None or user is None:
+def _was_done(repository: Repository, _: str, new: str, ref: str) -> bool:
+    return (repository.reference(ref) or ZERO) == new
+
+
+def _take(gitlab: GitLab, told: dict[str, Any], lines: list[str]) -> None:
+    project = gitlab.tables.projects.get(told["project"])
+    user = gitlab.tables.users.get(told["user"])
+    if project is None or user is None or not lines:
         return
-    repository = gitlab.repository(project)
     changes = []
     for line in lines:
         old, new, ref = line.split(" ", 2)
-        if (repository.reference(ref) or ZERO) == new:
-            changes.append((old, new, ref))
-    if changes:
-        received(gitlab, project, user, changes)
+        changes.append((old, new, ref))
+    received(gitlab, project, user, changes)

@@ -221,6 +221,21 @@ def project_token_revoke(call: Call) -> Any:
     return NO_CONTENT
 
 
+def project_token_rotate(call: Call) -> Any:
+    """POST /projects/:id/access_tokens/:token_id/rotate: the old one ends at once."""
+    old = _project_token(call)
+    level, user = _token_level(call, old), call.gitlab.tables.users.get(old["user_id"])
+    if user is None:
+        raise Missing("Project Access Token")
+    expires_at = _expiry(call) or (now().date() + dt.timedelta(days=7)).isoformat()
+    call.gitlab.tables.tokens.save({**old, "revoked": True})
+    token, value = access.make_token(
+        call.gitlab, user, name=old["name"], scopes=old["scopes"],
+        expires_at=expires_at, project_id=old["project_id"],
+    )  # fmt: skip
+    return Answer(show_token(token, access_level=level, token=value), 200)
+
+
 def _namespace(call: Call, found: Document) -> dict[str, Any]:
     path = projects.full_path(call.gitlab, found["id"])
     return {

@@ -18,6 +18,7 @@ from lab.gitlab import models_pipelines as pipelines
 from lab.gitlab import payloads
 from lab.gitlab.instance import GitLab, moment, now, stamp
 from lab.gitlab.oci_image import PushFailed, push_image
+from lab.gitlab.repository import GitError
 from lab.hypervisor.store import Document
 
 _VARIABLE = re.compile(r"\$\{?([A-Za-z_][A-Za-z0-9_]*)\}?")
@@ -80,6 +81,15 @@ def _settle(gitlab: GitLab, jobs: list[Document], *, has_failed: bool) -> None:
 
 
 async def _run(gitlab: GitLab, job_id: int) -> None:
+    try:
+        await _run_job(gitlab, job_id)
+    except GitError:
+        if gitlab.tables.jobs.get(job_id) is not None:
+            raise
+        # The project was deleted meanwhile, and its repository with it.
+
+
+async def _run_job(gitlab: GitLab, job_id: int) -> None:
     job = gitlab.tables.jobs.get(job_id)
     project = gitlab.tables.projects.get(job["project_id"]) if job else None
     if job is None or project is None:

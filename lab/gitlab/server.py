@@ -24,6 +24,7 @@ from lab.gitlab.exceptions import ApiError, BadRequest, NotSimulated, Unauthoriz
 from lab.gitlab.instance import GitLab
 from lab.gitlab.models_access import Identity, identify
 from lab.gitlab.models_projects import Moved
+from lab.gitlab.repository import GitError
 
 logger = logging.getLogger(__name__)
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
@@ -129,6 +130,8 @@ class Api:
             return self._redirect(request, moved)
         except ApiError as error:
             return JSONResponse(error.body, error.status, error.headers)
+        except GitError as error:
+            return JSONResponse({"message": str(error)}, 400)
         except (UnicodeDecodeError, json.JSONDecodeError):
             return JSONResponse({"error": "Problem parsing JSON"}, 400)
         except Exception:

@@ -114,6 +114,12 @@ _PROJECT_ROUTES = [
     route("GET", f"{_P}/access_tokens/{{token}}", access.project_token_get),
     route("POST", f"{_P}/access_tokens", access.project_token_create, f"{_TOKEN} access_level:int"),
     route("DELETE", f"{_P}/access_tokens/{{token}}", access.project_token_revoke),
+    route(
+        "POST",
+        f"{_P}/access_tokens/{{token}}/rotate",
+        access.project_token_rotate,
+        "expires_at",
+    ),
     route("GET", f"{_P}/deploy_tokens", protection.deploy_tokens, "active:bool"),
     route("GET", f"{_P}/deploy_tokens/{{token}}", protection.deploy_token_get),
     route("POST", f"{_P}/deploy_tokens", protection.deploy_token_create, f"{_TOKEN} username"),

@@ -276,7 +276,13 @@ def test_tokens_work_until_they_are_revoked_and_only_within_their_scopes(
     with pytest.raises(gitlab.GitlabError) as caught:
         bot.projects.get(project.id).variables.create({"key": "A", "value": "b"})
     assert (caught.value.response_code, caught.value.error_message) == (403, "insufficient_scope")
-    project.access_tokens.delete(token.id)
+    bot.projects.get(project.id)
+    fresh = project.access_tokens.rotate(token.id)
+    with pytest.raises(gitlab.GitlabAuthenticationError):
+        bot.projects.get(project.id)
+    bot = gitlab.Gitlab(server.url, private_token=fresh["token"], ssl_verify=server.ca_file)
+    bot.projects.get(project.id)
+    project.access_tokens.delete(fresh["id"])
     with pytest.raises(gitlab.GitlabAuthenticationError):
         bot.projects.get(project.id)
 
