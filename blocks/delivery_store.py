@@ -283,9 +283,18 @@ class DeliveryStore:
         return None if rows[0][0] is None else float(rows[0][0])
 
     async def forget(self, finished_before: float) -> None:
-        """Delete what was finished long ago."""
-        statement = "DELETE FROM deliveries WHERE finished_at < ?"
-        await self._do(lambda engine: engine.execute(statement, (finished_before,)))
+        """Delete what was finished long ago, or was left for so long that nobody wants it."""
+        statements = (
+            "DELETE FROM deliveries WHERE finished_at < ?",
+            "DELETE FROM deliveries WHERE state = 'pending' AND received_at < ? "
+            "AND source <> 'gitlab'",
+        )
+
+        def act(engine: Engine) -> None:
+            for statement in statements:
+                engine.execute(statement, (finished_before,))
+
+        await self._do(act)
 
 
 def _explained(error: Exception) -> Exception:

@@ -28,7 +28,9 @@ from domain.webhooks.signatures import (
 TIMEOUT_SECONDS = 15.0
 
 
-def ask_to_reconcile(address: str, ca_file: str, signing_key: str, project_id: int) -> None:
+def ask_to_look(
+    address: str, ca_file: str, signing_key: str, project_id: int, kind: str = RECONCILE_KIND
+) -> None:
     """Have the gateway compare the head of a project with what was onboarded.
 
     Raises:
@@ -39,7 +41,7 @@ def ask_to_reconcile(address: str, ca_file: str, signing_key: str, project_id: i
         address,
         ca_file,
         signing_key,
-        {"object_kind": RECONCILE_KIND, "project_id": project_id},
+        {"object_kind": kind, "project_id": project_id},
         f"ask the gateway about project {project_id}",
     )
 

@@ -131,8 +131,8 @@ class Acts:
         if state is RunState.DONE and not await self._blocking(
             self._journals.is_onboarded, last.name
         ):
-            # It was taken off since.
-            return ""
+            # Taken off since: an operator's word, which the clock must not overrule.
+            return f"{last.name} was taken off; a push brings it back" if is_reconcile else ""
         return f"run {last.run_id} had the same to do"
 
     # --- merge requests --------------------------------------------------------------------------

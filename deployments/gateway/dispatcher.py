@@ -87,6 +87,9 @@ class Dispatcher:
                 except LifecycleError as error:
                     self.is_working = False
                     log.error("the dispatcher cannot work: %s", error)
+                except Exception:
+                    self.is_working = False
+                    log.exception("the dispatcher stumbled in a way that nobody foresaw")
                 await self._pause()
         finally:
             self.is_working = False

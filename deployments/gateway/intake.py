@@ -13,6 +13,7 @@ import hashlib
 import hmac
 import logging
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -58,7 +59,7 @@ RENEW_AFTER_SECONDS = 2.0
 """A signature that is wrong by secrets older than this may be right by newer ones."""
 ALERT_WINDOW_SECONDS = 60.0
 """Alertmanager repeats what still burns, word for word: only within this it is the same one."""
-EVENT_NAME_LENGTH = 64
+_EVENT_NAME = re.compile(r"[a-z_]{1,64}")
 
 
 @dataclass(frozen=True)
@@ -182,7 +183,7 @@ class Intake:
             source=GITLAB,
             lane=gitlab_lane(project),
             key=verdict.key,
-            event=str(document.get("object_kind"))[:EVENT_NAME_LENGTH],
+            event=_name(document.get("object_kind")),
             content=encoded(means),
             received_at=self.clock(),
             state=DeliveryState.IGNORED if is_ignored else DeliveryState.PENDING,
@@ -238,7 +239,7 @@ class Intake:
             source=ALERTMANAGER,
             lane=f"{ALERTMANAGER}/{digest}",
             key=key,
-            event=str(document.get("status"))[:EVENT_NAME_LENGTH],
+            event=_name(document.get("status")),
             content=body.decode("utf-8", "replace"),
             received_at=now,
         )
@@ -263,6 +264,11 @@ class Intake:
             return IGNORED
         self._wake()
         return STORED
+
+
+def _name(given: object) -> str:
+    """Return what a sender calls its event, if that is a word; it is for people only."""
+    return given if isinstance(given, str) and _EVENT_NAME.fullmatch(given) else "unknown"
 
 
 def _has_credential(headers: Headers, credential: Credential) -> bool:

@@ -24,6 +24,7 @@ from prefect.deployments.flow_runs import arun_deployment
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.states import Cancelled, Cancelling
 
+from blocks.prefect_answers import NO_ANSWER
 from deployments.gateway.ports import RunState
 from domain.errors import PermanentError, TemporaryError, Unreachable
 
@@ -133,8 +134,7 @@ async def _connected(act: str) -> AsyncIterator[PrefectClient]:
         raise Unreachable(
             f"Unable to {act}: the Prefect server answered {status}. Read its log."
         ) from None
-    except (OSError, RuntimeError) as error:
-        # The client's own words for a server that does not answer are a RuntimeError.
+    except NO_ANSWER as error:
         raise Unreachable(
             f"Unable to {act}: no answer of Prefect ({type(error).__name__}). Check the server."
         ) from None

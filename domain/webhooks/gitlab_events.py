@@ -22,6 +22,9 @@ APP_FILE = "app.yaml"
 RECONCILE_KIND = "infraflows_reconcile"
 """Our own event: `reconcile_deliveries` asks the gateway to look at a project's head."""
 
+CONNECT_KIND = "infraflows_connect"
+"""Our own event: an operator has connected a project, whose head is to be looked at."""
+
 NO_COMMIT = re.compile(r"0{40}(0{24})?")
 SHA = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")
 _PROJECT_ID_LIMIT = 2**53
@@ -39,7 +42,7 @@ class AppChanged:
 
     kind: ClassVar[str] = "app_changed"
     is_reconcile: bool = False
-    """True when we asked ourselves: then a run that failed is tried again."""
+    """True when nobody asked but the clock: then only what is lost or failed is made up for."""
 
 
 @dataclass(frozen=True)
@@ -138,6 +141,8 @@ def meaning(document: Mapping[str, Any]) -> Meaning:
             return _deployment(document)
         case str(kind) if kind == RECONCILE_KIND:
             return AppChanged(is_reconcile=True)
+        case str(kind) if kind == CONNECT_KIND:
+            return AppChanged()
         case str():
             return Ignored("this kind of event is not used")
         case _:

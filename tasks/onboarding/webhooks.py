@@ -17,8 +17,9 @@ from blocks.app_platform import app_platform
 from blocks.gitlab_events import Delivery, Hook, WantedHook
 from blocks.gitlab_server import GitLabSession, gitlab_server
 from blocks.openbao import OpenBaoSession, openbao
-from blocks.webhook_sender import ask_to_reconcile
+from blocks.webhook_sender import ask_to_look
 from domain.errors import NotFound, TemporaryError
+from domain.webhooks.gitlab_events import CONNECT_KIND, RECONCILE_KIND
 from tasks.onboarding.project_connection import EVENTS, NAME, connect, disconnect, secrets_path
 from tasks.retry_rules import TEMPORARY
 
@@ -63,7 +64,7 @@ def connect_project_webhook(environment: str, project: str) -> ProjectWebhook:
     with _systems(environment) as at:
         facts = at.gitlab.project(int(project) if project.isdigit() else project)
         hook = connect(at.gitlab, at.bao, environment, facts.project_id, at.address)
-        _ask(at, environment, facts.project_id)
+        _ask(at, environment, facts.project_id, CONNECT_KIND)
     return ProjectWebhook(facts.project_id, facts.path, hook.state or "executable")
 
 
@@ -105,14 +106,14 @@ def reconcile_project_webhook(environment: str, project_id: int) -> ProjectWebho
         is_trusted = was_delivering and not missed
         hook = at.gitlab.ensure_hook(project_id, wanted, "" if is_trusted else key)
         resent = _resent(at.gitlab, project_id, hook, missed)
-        _ask(at, environment, project_id)
+        _ask(at, environment, project_id, RECONCILE_KIND)
     state = "in order" if was_delivering else "was mended"
     return ProjectWebhook(project_id, facts.path, state, resent)
 
 
-def _ask(at: _Systems, environment: str, project_id: int) -> None:
+def _ask(at: _Systems, environment: str, project_id: int, kind: str) -> None:
     key = at.bao.read(secrets_path(environment, project_id))["signing_key"]
-    ask_to_reconcile(at.address, at.ca_file, key, project_id)
+    ask_to_look(at.address, at.ca_file, key, project_id, kind)
 
 
 def _missed(gitlab: GitLabSession, project_id: int, hook: Hook) -> list[Delivery]:

@@ -1,4 +1,4 @@
-"""The page of the gateway's benchmark tells its figures, and nothing else of the page is touched."""
+"""The page of the gateway's benchmark tells its figures; the rest of the page is not touched."""
 
 from __future__ import annotations
 

@@ -140,6 +140,8 @@ async def test_what_was_finished_long_ago_is_forgotten(store: DeliveryStore) -> 
     await store.put(new("old", state=DeliveryState.IGNORED, received_at=NOW - 100))
     await store.put(new("new", state=DeliveryState.IGNORED))
     await store.put(new("pending", received_at=NOW - 100))
+    alert = {"source": "alertmanager", "lane": "alertmanager/1"}
+    await store.put(new("alert", received_at=NOW - 100, **alert))
     await store.forget(NOW - 50)
     assert await store.counts() == {"ignored": 1, "pending": 1}
 

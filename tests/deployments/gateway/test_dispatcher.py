@@ -115,7 +115,15 @@ async def test_after_off_boarding_the_name_is_free_and_the_same_file_counts_agai
     await pushed(world, gateway, project, app_text("shop"))
     await gateway.settle()
     world.tenants.clear()
+    await reconciled(world, gateway, project)
+    await gateway.settle()
+    assert not world.tenants
     await pushed(world, gateway, project, app_text("shop"))
+    await gateway.settle()
+    assert set(world.tenants) == {"shop"}
+    world.tenants.clear()
+    event = {"object_kind": "infraflows_connect", "project_id": 17}
+    await gateway.deliver(project, event, world.now)
     await gateway.settle()
     assert set(world.tenants) == {"shop"}
     world.tenants.clear()

@@ -69,6 +69,17 @@ async def test_an_event_that_means_nothing_is_stored_as_ignored_with_its_reason(
     assert rows == [("the push does not touch app.yaml",)]
 
 
+@pytest.mark.parametrize("kind", ["\x00", "\ud800", "x" * 10_000, "Ünicode", ""])
+async def test_an_event_of_a_strange_name_is_stored_under_another(
+    world: World, gateway: Gateway, kind: str
+) -> None:
+    project = world.add_project(17)
+    reply = await gateway.deliver(project, {"object_kind": kind, "project_id": 17}, world.now)
+    assert (reply.status, reply.body["status"]) == (200, "ignored")
+    rows = await gateway.store._do(lambda engine: engine.execute("SELECT event FROM deliveries"))
+    assert rows == [("unknown",)]
+
+
 async def test_an_unknown_project_looks_like_a_path_that_is_not_there(
     world: World, gateway: Gateway
 ) -> None:
