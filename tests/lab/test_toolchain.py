@@ -4,6 +4,7 @@ import hashlib
 import multiprocessing
 import multiprocessing.synchronize
 import os
+import re
 import shutil
 import subprocess
 import tarfile
@@ -96,7 +97,7 @@ def test_every_program_is_pinned_with_checksums(recipe: Recipe) -> None:
     required = (recipe.module_dir / "go.mod").read_text()
     sums = (recipe.module_dir / "go.sum").read_text()
     for package in recipe.programs:
-        module = package.split("/cmd/")[0]
+        module = re.split(r"/cmd(?:/|$)", package)[0]
         version = next(
             line.split()[-1] if "//" not in line else line.split("//")[0].split()[-1]
             for line in required.splitlines()
