@@ -133,7 +133,7 @@ def ensure_schedule(name: str, environment: str, cron: str, *, is_active: bool) 
     return "as it was, active" if found[environment].active else "as it was, paused"
 
 
-def _schedules(site: SiteFile) -> list[tuple[str, str, bool]]:
+def schedules(site: SiteFile) -> list[tuple[str, str, bool]]:
     """Return deployment, cron line and whether it is active, of what a site runs by the clock."""
     found = [(NIGHTLY, site.rotation.cron, site.rotation.is_scheduled)]
     if (gateway := site.gateway) is not None:
@@ -150,7 +150,7 @@ def set_up(site: SiteFile, say: Say) -> None:
     say("blocks: " + ", ".join(save_blocks(site)))
     say(f"gate policy of {site.environment}: {_ensure_gate_policy(site.environment)}")
     say("deployments: " + ", ".join(_deploy(site.environment)))
-    for name, cron, is_active in _schedules(site):
+    for name, cron, is_active in schedules(site):
         schedule = ensure_schedule(name, site.environment, cron, is_active=is_active)
         say(f"schedule of {name} in {site.environment}: {schedule}")
     say("automation: " + ensure_crash_detection())

@@ -73,3 +73,25 @@ def test_every_problem_of_a_site_file_is_told_at_once(tmp_path: Path) -> None:
         "proxmox.credential",
         "dns",
     ]
+
+
+def test_applications_are_converged_by_night_where_there_are_any(tmp_path: Path) -> None:
+    from deployments.setup import schedules
+
+    system = {"url": "https://x.example.org", "ca_file": "", "credential": "infraflows/x"}
+    onboarding = {
+        "gitlab": system,
+        "harbor": {**system, "registry": "x.example.org"},
+        "gitops": system,
+        "gateway_url": "https://gateway.example.org",
+        "platform": {
+            "clusters": {"staging": "demo"},
+            "domain": "apps.example.org",
+            "ingress_address": "192.0.2.1",
+            "database_credential": "infraflows/staging/database",
+        },
+    }
+    without = schedules(read_site_file(_written(tmp_path, SITE)))
+    assert without == [("rotate-secrets/nightly", "0 1 * * *", True)]
+    found = schedules(read_site_file(_written(tmp_path, {**SITE, "onboarding": onboarding})))
+    assert found == [*without, ("converge-apps/default", "0 3 * * *", True)]

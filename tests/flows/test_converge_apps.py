@@ -23,6 +23,7 @@ from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.states import Completed, Failed, Paused, Running, State
 
 import flows.converge_apps
+from deployments.setup import ensure_schedule
 from domain.errors import NotFound, PermanentError, PolicyViolation
 from domain.onboarding.app_spec import AppSpec
 from domain.onboarding.saga import Attempt, Course, Journal, Version
@@ -271,3 +272,16 @@ def test_the_same_key_starts_no_second_run(worker: Worker) -> None:
 def test_a_deployment_that_is_not_there_is_told_with_what_to_do() -> None:
     with pytest.raises(NotFound, match="infraflows setup"):
         start_run("onboard-app/none", {}, "none")
+
+
+def test_its_schedule_is_made_once_and_what_a_person_changed_stays(worker: Worker) -> None:
+    converge_apps.to_deployment("default").apply()  # type: ignore[union-attr]
+    name = "converge-apps/default"
+    assert ensure_schedule(name, "site-a", "0 3 * * *", is_active=True) == "0 3 * * * UTC, active"
+    assert ensure_schedule(name, "site-b", "5 4 * * *", is_active=False) == "5 4 * * * UTC, paused"
+    with get_client(sync_client=True) as client:
+        found = client.read_deployment_by_name(name)
+        (first,) = (each for each in found.schedules if each.slug == "site-a")
+        assert first.parameters == {"environment": "site-a"}
+        client.update_deployment_schedule(found.id, first.id, active=False)
+    assert ensure_schedule(name, "site-a", "0 9 * * *", is_active=True) == "as it was, paused"
