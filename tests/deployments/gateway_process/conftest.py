@@ -183,7 +183,7 @@ def _prefect_server() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def bao(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BareOpenBao]:
     with bare_openbao(tmp_path_factory.mktemp("openbao")) as server:
         client = server.client()
@@ -267,7 +267,7 @@ def _deployments() -> None:
             client.create_deployment(flow_id, name="default", entrypoint=f"flows.{name}")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def site(bao: BareOpenBao, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """All of it, running."""
     directory = tmp_path_factory.mktemp("gateway")
