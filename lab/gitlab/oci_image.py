@@ -7,13 +7,14 @@ content gives equal digests; what is there is not sent again. Refuses to print w
 from __future__ import annotations
 
 import base64
+import contextlib
 import gzip
 import hashlib
 import json
 import re
 import ssl
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urljoin
 
@@ -26,7 +27,7 @@ _CHALLENGE = re.compile(r'(\w+)="([^"]*)"')
 _TIMEOUT_SECONDS = 30.0
 
 
-class PushFailed(Exception):
+class RegistryRefused(Exception):
     """The registry did not take the image; the text says why."""
 
 
@@ -87,7 +88,7 @@ class _Registry:
             if answer.status_code != 401:
                 return answer
             await self._log_in(answer.headers.get("www-authenticate", ""))
-        raise PushFailed(
+        raise RegistryRefused(
             f"Unable to push the image: the registry refused the login (401) for {self.name}."
         )
 
@@ -98,14 +99,14 @@ class _Registry:
             return
         asked = dict(_CHALLENGE.findall(rest))
         if scheme.lower() != "bearer" or "realm" not in asked:
-            raise PushFailed(
+            raise RegistryRefused(
                 "Unable to push the image: the registry asks for no login that is known."
             )
         realm = asked.pop("realm")
         asked.setdefault("scope", f"repository:{self.name}:pull,push")
         answer = await self._client.get(realm, params=asked, auth=self._login)
         if answer.status_code != 200:
-            raise PushFailed(
+            raise RegistryRefused(
                 f"Unable to push the image: the registry refused the login ({answer.status_code})."
             )
         told = answer.json()
@@ -133,41 +134,67 @@ def _require(answer: httpx.Response, expected: int, act: str) -> None:
             told = "; ".join(str(each.get("message", "")) for each in answer.json()["errors"])
         except (ValueError, KeyError, TypeError, AttributeError):
             told = answer.text[:200]
-        raise PushFailed(
+        raise RegistryRefused(
             f"Unable to {act}: the registry answers {answer.status_code}. {told}".strip()
         )
 
 
-async def push_image(
-    image: str,
-    *,
-    username: str,
-    password: str,
-    ca_file: str,
-    content: bytes,
-    labels: Mapping[str, str],
-) -> str:
-    """Push an image named `host/project/name:tag`; returns its digest."""
+@dataclass(frozen=True)
+class Login:
+    """How to log in at a registry, and the CA that its certificate is checked against."""
+
+    username: str
+    password: str = field(repr=False)
+    ca_file: str = ""
+
+
+@contextlib.asynccontextmanager
+async def _registry(image: str, login: Login) -> AsyncIterator[tuple[_Registry, str]]:
+    """The repository of an image named `host/project/name:tag`, and the tag."""
     host, _, rest = image.partition("/")
     name, _, tag = rest.rpartition(":")
-    parts, manifest = build(content, labels)
     # A registry on the loopback address speaks plain HTTP, as container tools take it to do.
-    scheme = "http" if host.split(":")[0] in ("127.0.0.1", "localhost") and not ca_file else "https"
-    verify = ssl.create_default_context(cafile=ca_file or None) if scheme == "https" else False
+    is_plain = host.split(":")[0] in ("127.0.0.1", "localhost") and not login.ca_file
+    verify = False if is_plain else ssl.create_default_context(cafile=login.ca_file or None)
     try:
         async with httpx.AsyncClient(
             verify=verify, trust_env=False, timeout=_TIMEOUT_SECONDS
         ) as client:
-            registry = _Registry(client, f"{scheme}://{host}", name, (username, password))
-            for part in parts:
-                await registry.upload(part)
-            done = await registry.request(
-                "PUT",
-                f"/v2/{name}/manifests/{tag}",
-                content=manifest,
-                headers={"Content-Type": _MANIFEST},
-            )
-            _require(done, 201, f"push {name}:{tag}")
+            base = f"{'http' if is_plain else 'https'}://{host}"
+            yield _Registry(client, base, name, (login.username, login.password)), tag
     except (httpx.HTTPError, OSError) as error:
-        raise PushFailed(f"Unable to reach the registry {host}: {type(error).__name__}.") from error
+        text = f"Unable to reach the registry {host}: {type(error).__name__}."
+        raise RegistryRefused(text) from error
+
+
+async def _put_manifest(registry: _Registry, tag: str, manifest: bytes) -> str:
+    done = await registry.request(
+        "PUT",
+        f"/v2/{registry.name}/manifests/{tag}",
+        content=manifest,
+        headers={"Content-Type": _MANIFEST},
+    )
+    _require(done, 201, f"push {registry.name}:{tag}")
     return f"sha256:{hashlib.sha256(manifest).hexdigest()}"
+
+
+async def push_image(image: str, login: Login, *, content: bytes, labels: Mapping[str, str]) -> str:
+    """Push an image with these files and labels; returns its digest."""
+    parts, manifest = build(content, labels)
+    async with _registry(image, login) as (registry, tag):
+        for part in parts:
+            await registry.upload(part)
+        return await _put_manifest(registry, tag, manifest)
+
+
+async def copy_image(source: str, target: str, login: Login) -> str:
+    """Give an image of a repository a second tag there; returns its digest."""
+    if source.rpartition(":")[0] != target.rpartition(":")[0]:
+        raise RegistryRefused("Copies between repositories are not simulated by the lab's GitLab.")
+    new_tag = target.rpartition(":")[2]
+    async with _registry(source, login) as (registry, tag):
+        found = await registry.request(
+            "GET", f"/v2/{registry.name}/manifests/{tag}", headers={"Accept": _MANIFEST}
+        )
+        _require(found, 200, f"read {registry.name}:{tag}")
+        return await _put_manifest(registry, new_tag, found.content)

@@ -9,26 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import re
-from collections.abc import Mapping
 from typing import Any
 
 from lab.gitlab import models_hooks as hooks
 from lab.gitlab import models_pipelines as pipelines
 from lab.gitlab import payloads
 from lab.gitlab.instance import GitLab, moment, now, stamp
-from lab.gitlab.oci_image import PushFailed, push_image
+from lab.gitlab.oci_image import RegistryRefused
 from lab.gitlab.repository import GitError
+from lab.gitlab.runner_images import expanded, handle_images, handles_images
 from lab.hypervisor.store import Document
-
-_VARIABLE = re.compile(r"\$\{?([A-Za-z_][A-Za-z0-9_]*)\}?")
-_IMAGE_WORDS = re.compile(
-    r"HARBOR_|\b(buildah|kaniko|buildctl|docker|podman|crane|skopeo|buildx)\b"
-)
-_DESTINATION = re.compile(
-    r"""(?:--destination[= ]|\bpush\s+(?:-\S+\s+)*|docker://)["']?([^\s"']+)"""
-)
-REGISTRY_VARIABLES = ("HARBOR_HOST", "HARBOR_PROJECT", "HARBOR_USERNAME", "HARBOR_PASSWORD")
 
 
 def resume(gitlab: GitLab) -> None:
@@ -119,17 +109,6 @@ def _say(gitlab: GitLab, job: Document, line: str) -> None:
     gitlab.append_trace(job["id"], line)
 
 
-def _builds_image(job: Document) -> bool:
-    return job["stage"] == "build" and bool(_IMAGE_WORDS.search("\n".join(job["script"])))
-
-
-def expanded(text: str, variables: Mapping[str, str]) -> str:
-    """A text with its variables; those of variables too."""
-    for _ in range(3):
-        text = _VARIABLE.sub(lambda found: variables.get(found[1], ""), text)
-    return text
-
-
 def job_variables(gitlab: GitLab, project: Document, job: Document) -> dict[str, str]:
     """All variables of a job, in GitLab's order of precedence."""
     run = gitlab.tables.pipelines.get(job["pipeline_id"])
@@ -146,59 +125,16 @@ def job_variables(gitlab: GitLab, project: Document, job: Document) -> dict[str,
 async def _work(gitlab: GitLab, project: Document, job: Document) -> tuple[str, str | None]:
     for line in job["script"]:
         _say(gitlab, job, f"$ {line}")
-    if not _builds_image(job):
+    if not handles_images(job):
         return "success", None
     variables = job_variables(gitlab, project, job)
-    absent = [name for name in REGISTRY_VARIABLES if not variables.get(name)]
-    if absent:
-        _say(gitlab, job, f"Unable to push the image: {', '.join(absent)} not set for this job.")
-        _say(
-            gitlab,
-            job,
-            "Set the CI variables of the project; protected ones reach protected refs only.",
-        )
-        return "failed", "script_failure"
     try:
-        for image in destinations(job, variables):
-            digest = await push_image(
-                image,
-                username=variables["HARBOR_USERNAME"],
-                password=variables["HARBOR_PASSWORD"],
-                ca_file=gitlab.settings.ca_file,
-                content=gitlab.repository(project).run(
-                    "archive", "--format=tar", variables["CI_COMMIT_SHA"]
-                ),
-                labels={
-                    "org.opencontainers.image.revision": variables["CI_COMMIT_SHA"],
-                    "org.opencontainers.image.source": variables["CI_PROJECT_URL"],
-                    "org.opencontainers.image.created": variables["CI_COMMIT_TIMESTAMP"],
-                },
-            )
-            _say(gitlab, job, f"Pushed {image}@{digest}")
-    except PushFailed as error:
+        async for told in handle_images(gitlab, project, job, variables):
+            _say(gitlab, job, told)
+    except RegistryRefused as error:
         _say(gitlab, job, str(error))
         return "failed", "script_failure"
     return "success", None
-
-
-def destinations(job: Document, variables: Mapping[str, str]) -> list[str]:
-    """The images that the script pushes; by convention one by the commit where it names none."""
-    host = variables["HARBOR_HOST"]
-    named = []
-    for line in job["script"]:
-        for found in _DESTINATION.findall(line):
-            image = expanded(found, variables)
-            if (
-                image.startswith(f"{host}/")
-                and ":" in image.removeprefix(host)
-                and image not in named
-            ):
-                named.append(image)
-    conventional = (
-        f"{host}/{variables['HARBOR_PROJECT']}/{variables['CI_PROJECT_NAME']}"
-        f":{variables['CI_COMMIT_SHORT_SHA']}"
-    )
-    return named if conventional in named else [conventional, *named]
 
 
 def _begin_deployment(gitlab: GitLab, project: Document, job: Document) -> Document | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -203,11 +204,9 @@ def built(beside_harbor: Any, harbor: BareHarbor) -> Any:
         )
     client = beside_harbor.client()
     group = client.groups.get("storefront")
-    held = client.projects.list(search="shop", get_all=True)
-    if held:
-        return held[0]
+    name = f"shop-{uuid.uuid4().hex[:8]}"
     project = client.projects.create(
-        {"name": "shop", "namespace_id": group.id, "initialize_with_readme": True}
+        {"name": name, "namespace_id": group.id, "initialize_with_readme": True}
     )
     login = {
         "HARBOR_HOST": harbor.registry,
@@ -239,12 +238,14 @@ def test_the_build_pushes_a_real_image_and_a_tag_gives_it_a_second_name(
     accept = {"Accept": "application/vnd.oci.image.manifest.v1+json"}
     with harbor.client() as client:
         found = [
-            client.get(f"/v2/shop/shop/manifests/{name}", headers=accept)
+            client.get(f"/v2/shop/{built.path}/manifests/{name}", headers=accept)
             for name in (sha[:8], "v1.0.0-main")
         ]
         assert [answer.status_code for answer in found] == [200, 200]
         assert found[0].content == found[1].content
-        config = client.get(f"/v2/shop/shop/blobs/{found[0].json()['config']['digest']}").json()
+        config = client.get(
+            f"/v2/shop/{built.path}/blobs/{found[0].json()['config']['digest']}"
+        ).json()
     assert config["config"]["Labels"]["org.opencontainers.image.revision"] == sha
 
 
@@ -252,12 +253,22 @@ def test_a_login_that_the_registry_refuses_fails_the_job_without_telling_it(
     built: Any, wait_until: Callable[..., Any]
 ) -> None:
     built.variables.update("HARBOR_PASSWORD", {"value": "wrong-password"})
-    change = {"branch": "main", "content": "x", "commit_message": "again"}
-    built.files.update("README.md", change)
-    sha = str(built.commits.get("main").id)
+    sha = _add(built, CONFIG)
     run = wait_until(lambda: _finished(built, sha))
     jobs = _jobs(built, run.id)
     assert jobs["build image"].status == "failed"
     trace = built.jobs.get(jobs["build image"].id).trace().decode()
     assert "the registry refused the login" in trace
     assert "wrong-password" not in trace
+
+
+def test_a_version_of_a_commit_that_was_never_built_is_refused(
+    built: Any, wait_until: Callable[..., Any]
+) -> None:
+    built.protectedtags.create({"name": "v*"})
+    sha = _add(built, CONFIG, "topic")
+    built.tags.create({"tag_name": "v9.0.0", "ref": "topic"})
+    run = wait_until(lambda: _finished(built, sha))
+    trace = built.jobs.get(_jobs(built, run.id)["name version"].id).trace().decode()
+    assert f"Unable to read shop/{built.path}:{sha[:8]}" in trace
+    assert run.status == "failed"
