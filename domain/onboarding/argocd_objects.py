@@ -17,6 +17,9 @@ from domain.onboarding.tenant import MANAGED_BY, STAGE_LABEL, Tenant
 API_VERSION = "argoproj.io/v1alpha1"
 IN_CLUSTER = "https://kubernetes.default.svc"
 SECRET_TYPE_LABEL = "argocd.argoproj.io/secret-type"  # noqa: S105 - name of a label
+PATHS_ANNOTATION = "argocd.argoproj.io/manifest-generate-paths"
+"""Where commits concern an Application: others need no rendering, of hundreds in one repository."""
+
 ALLOWED_KINDS = (
     ("", "ConfigMap"),
     ("", "Service"),
@@ -99,7 +102,11 @@ def application(tenant: Tenant, stage: Stage) -> dict[str, Any]:
     return {
         "apiVersion": API_VERSION,
         "kind": "Application",
-        "metadata": {**metadata, "finalizers": [RESOURCES_FINALIZER]},
+        "metadata": {
+            **metadata,
+            "annotations": {PATHS_ANNOTATION: f"/{tenant.gitops_directory}"},
+            "finalizers": [RESOURCES_FINALIZER],
+        },
         "spec": {
             "project": tenant.name,
             "source": {
@@ -139,6 +146,7 @@ def managed(document: Mapping[str, Any], values: Mapping[str, str]) -> dict[str,
     return {
         "labels": {k: v for k, v in labels.items() if k.startswith(ours)},
         "finalizers": [f for f in metadata.get("finalizers") or [] if f == RESOURCES_FINALIZER],
+        "paths": (metadata.get("annotations") or {}).get(PATHS_ANNOTATION, ""),
         "spec": _without_empty(document.get("spec") or {}),
         "values": dict(values),
         "is_ending": bool(metadata.get("deletionTimestamp")),
