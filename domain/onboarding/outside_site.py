@@ -32,7 +32,7 @@ class OutsidePlaces:
     http_port: int = 80
     check: str = "nginx -t -q"
     show: str = "nginx -T -q"
-    reload: str = "systemctl reload nginx"
+    reload: str = "systemctl reload-or-restart nginx"
 
     @property
     def include_text(self) -> str:

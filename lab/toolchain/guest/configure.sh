@@ -22,7 +22,7 @@ apt-get -q -y -o Acquire::Retries=5 -o Dpkg::Use-Pty=0 install --no-install-reco
     $(sed 's/#.*//' /build/packages.txt)
 
 # Configured by the roles, off until then.
-systemctl disable keepalived.service auditd.service nftables.service >/dev/null 2>&1
+systemctl disable keepalived.service auditd.service nftables.service nginx.service >/dev/null 2>&1
 systemctl mask apt-daily.timer apt-daily-upgrade.timer >/dev/null 2>&1
 systemctl disable e2scrub_all.timer fstrim.timer xfs_scrub_all.timer getty@tty1.service >/dev/null 2>&1 || true
 systemctl enable systemd-networkd.service systemd-resolved.service ssh.service >/dev/null 2>&1
