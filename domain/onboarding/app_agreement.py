@@ -99,14 +99,14 @@ def _lists(app: AppSpec) -> Iterator[AppProblem]:
         )
     seen: dict[str, int] = {}
     for number, wish in enumerate(app.secrets):
-        for position, key in enumerate(wish.keys):
+        for position, key in enumerate(wish.key_names):
             if seen.setdefault(key, number) != number:
                 yield AppProblem(
                     ("secrets", number, "keys", position),
                     f"is a key of secrets[{seen[key]}] too, and both would be the variable "
                     "<key>_FILE. Rename one",
                 )
-        yield from _repeated(("secrets", number, "keys"), wish.keys, is_shown=False)
+        yield from _repeated(("secrets", number, "keys"), wish.key_names, is_shown=False)
     if app.database is not None:
         yield from _repeated(("database", "extensions"), app.database.extensions)
 

@@ -13,7 +13,14 @@ from collections.abc import Callable
 from enum import StrEnum
 from typing import Annotated
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from domain.onboarding.app_agreement import disagreements
@@ -217,10 +224,15 @@ class StageSpec(SpecModel):
 class SecretWish(SpecModel):
     """Secrets that the application reads from OpenBao."""
 
+    # Named so and not `keys`: what has that attribute passes for a mapping, in Prefect as well.
+    model_config = ConfigDict(serialize_by_alias=True)
+
     path: SecretPath = Field(
         description="Name below the application's own place in OpenBao, as payment."
     )
-    keys: list[SecretKey] = Field(min_length=1, description="Keys that are read, as API_KEY.")
+    key_names: list[SecretKey] = Field(
+        alias="keys", min_length=1, description="Keys that are read, as API_KEY."
+    )
 
 
 class DatabaseWish(SpecModel):

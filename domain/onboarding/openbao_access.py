@@ -72,7 +72,7 @@ def secret_metadata(tenant: Tenant, stage: Stage, wish: SecretWish) -> dict[str,
         APP_KEY: tenant.name,
         STAGE_KEY: stage.value,
         OWNER_KEY: ",".join(tenant.app.owners),
-        KEYS_KEY: ",".join(sorted(wish.keys)),
+        KEYS_KEY: ",".join(sorted(wish.key_names)),
     }
     return {key: value[:CUSTOM_METADATA_LENGTH] for key, value in found.items()}
 

@@ -188,6 +188,7 @@ def place(monkeypatch: pytest.MonkeyPatch, policy: Callable[[str], None]) -> Pla
         database_credential="infraflows/lab/database",
         pki_mount="pki",
         pki_role="apps",
+        openbao_url="https://openbao.example.org",
     )
     steps = [
         MemoryStep("project"),
@@ -265,7 +266,8 @@ def _shown_hash(run: Any) -> str:
 def test_an_application_is_made_in_every_system_and_its_commit_is_told(
     place: Place, run_named: Any, artifacts_of: Any
 ) -> None:
-    onboard_app(ENVIRONMENT, an_app("first"), commit=COMMIT)
+    wish = an_app("first", secrets=[{"path": "payment", "keys": ["API_KEY"]}])
+    onboard_app(ENVIRONMENT, wish, commit=COMMIT)
     assert set(place.all_things("first")) == {"project", "database", "gitops", "delivery"}
     journal = place.journals["first"]
     assert journal.attempt is None

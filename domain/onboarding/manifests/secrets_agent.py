@@ -36,7 +36,7 @@ def environment(tenant: Tenant) -> list[Object]:
     found = [
         {"name": f"{key}_FILE", "value": f"{SECRETS_DIRECTORY}/{wish.path}/{key}"}
         for wish in tenant.app.secrets
-        for key in wish.keys
+        for key in wish.key_names
     ]
     if tenant.app.database:
         found.append({"name": "PGSERVICEFILE", "value": _SERVICE_FILE})
@@ -71,7 +71,7 @@ def _templates(tenant: Tenant, stage: Stage) -> list[Object]:
     found = []
     for wish in tenant.app.secrets:
         path = f"{tenant.platform.openbao_kv_mount}/data/{tenant.secret_path(stage, wish.path)}"
-        for key in wish.keys:
+        for key in wish.key_names:
             # Not by `index`, which makes "<no value>" of a key that is not there.
             text = f'{{{{ with secret "{path}" }}}}{{{{ .Data.data.{key} }}}}{{{{ end }}}}'
             found.append(_template(f"{SECRETS_DIRECTORY}/{wish.path}/{key}", text))
@@ -107,7 +107,9 @@ def _service_file(tenant: Tenant, stage: Stage) -> str:
 
 def _rendered_files(tenant: Tenant) -> list[str]:
     found = [
-        f"{SECRETS_DIRECTORY}/{wish.path}/{key}" for wish in tenant.app.secrets for key in wish.keys
+        f"{SECRETS_DIRECTORY}/{wish.path}/{key}"
+        for wish in tenant.app.secrets
+        for key in wish.key_names
     ]
     return [*found, *([_SERVICE_FILE] if tenant.app.database else [])]
 
