@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 
 from blocks.openbao import OpenBaoSession
 from blocks.private_directory import private_directory
-from blocks.rotation.hosts import CERTIFICATE_SECONDS, DEFAULT_USER, Host, ssh_host
+from blocks.rotation.hosts import DEFAULT_USER, Host, ssh_host
 from blocks.ssh_identity import SshIdentity, make_identity
 from domain.errors import NotFound
 from domain.onboarding.outside_site import CERTIFICATE, CURRENT, KEY, SITE, OutsidePlaces
@@ -29,6 +29,8 @@ from domain.onboarding.outside_site import CERTIFICATE, CURRENT, KEY, SITE, Outs
 RELOADED = "reloaded"
 """File beside a stage's versions: the version that NGINX was told to read last."""
 PRIVATE_MODE = 0o600
+CERTIFICATE_SECONDS = 900
+"""Of the SSH certificate: one call of a step takes seconds."""
 
 _FILES = (SITE, CERTIFICATE, KEY)
 _LIST = """\

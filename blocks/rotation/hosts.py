@@ -28,7 +28,8 @@ from domain.rotation.contract import SecretRef
 
 LOCAL = "local"
 COMMAND_SECONDS = 60.0
-CERTIFICATE_SECONDS = 8 * 3600
+CERTIFICATE_SECONDS = 1800
+"""Within what a role allows as a rule; one that has ended is signed anew."""
 ABSENT = 44
 SSH_OWN_FAILURE = 255
 SSH_PORT = 22
