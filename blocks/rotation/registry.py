@@ -13,6 +13,7 @@ from blocks.rotation import (
     gitlab_ci_variable,
     gitlab_deploy_token,
     gitlab_project_access_token,
+    gitlab_webhook_signing_key,
     harbor_robot,
     http_basic_user,
     kubernetes_registry_credential,
@@ -59,6 +60,7 @@ CLASSES: tuple[RotationClass, ...] = (
     gitlab_project_access_token.CLASS,
     gitlab_deploy_token.CLASS,
     gitlab_ci_variable.CLASS,
+    gitlab_webhook_signing_key.CLASS,
 )
 
 _BY_KIND = {each.kind: each for each in CLASSES}

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from blocks.gitlab_server import GitLabServer, GitLabSession
 from blocks.openbao import OpenBaoServer
 from blocks.saga_journal import SagaJournals
+from blocks.webhook_secrets import read_webhook_secrets
 from deployments.gateway.ports import HeadFile, MergeRequestFile
 from domain.errors import NotFound
 from domain.webhooks.gitlab_events import APP_FILE
@@ -28,9 +29,9 @@ class OpenBaoSecrets:
         self._server = server
 
     def read(self, path: str) -> Mapping[str, str]:
-        """Return the values under a path."""
+        """Return the values under a path, and during a replacement what goes before them."""
         with self._server.session() as bao:
-            return bao.read(path)
+            return read_webhook_secrets(bao, path)
 
 
 class OnboardedApps:

@@ -16,6 +16,7 @@ import secrets
 from blocks.gitlab_events import Hook, WantedHook
 from blocks.gitlab_server import GitLabSession
 from blocks.openbao import OpenBaoSession
+from blocks.webhook_secrets import delete_webhook_secrets
 from domain.errors import NotFound
 
 KEY_BYTES = 32
@@ -62,4 +63,4 @@ def disconnect(
     except NotFound:
         # The project is gone, and its webhooks with it.
         pass
-    bao.delete(secrets_path(environment, project_id))
+    delete_webhook_secrets(bao, secrets_path(environment, project_id))
