@@ -54,7 +54,6 @@ def up(layout: Layout, services: Sequence[Service], report: Report) -> Outcome:
     with supervisor.exclusive(layout.lock_file):
         _prepare(layout, report)
         outcome = _start_all(layout, [*services, WATCHDOG], report)
-        write_site(layout)
     outcome.seconds = time.monotonic() - began
     return outcome
 
@@ -69,6 +68,7 @@ def _prepare(layout: Layout, report: Report) -> None:
     write_if_changed(layout.home_marker, f"{layout.home}\n")
     ensure_certificates(layout)
     ensure_credentials(layout)
+    write_site(layout)
     existed = network.network_exists(layout.instance)
     network.ensure_network(layout.instance)
     report("network", time.monotonic() - began, "running" if existed else "started")
