@@ -16,7 +16,7 @@ demo:
 # A team's push, its signed webhook, and the application that runs by GitOps.
 demo-onboard: demo
 	.venv/bin/infraflows-lab create-project
-	.venv/bin/infraflows-lab exec -- .venv/bin/infraflows run connect-project/default --site "$(SITE)" --parameter environment=lab --parameter repository=storefront/shop --watch
+	.venv/bin/infraflows-lab exec -- .venv/bin/infraflows run connect-project/default --site "$(SITE)" --parameter environment=lab --parameter project=storefront/shop --watch
 	.venv/bin/infraflows-lab push-app
 	.venv/bin/infraflows-lab exec -- .venv/bin/infraflows follow onboard-app/default --site "$(SITE)"
 	.venv/bin/infraflows-lab exec -- .venv/bin/infraflows follow deploy-app/default --site "$(SITE)"
