@@ -11,17 +11,19 @@ from pathlib import Path
 
 from lab.argocd.instance import ArgocdInstance, Ports, ServerCertificate
 from lab.clusters import watch_clusters
-from lab.layout import ARGOCD_PORT, GATEWAY, Layout
+from lab.layout import ARGOCD_PORT, Layout
 from lab.services.files import private_directory, write_atomically
 
 INTERNAL_PORT = 18100
 PORTS_FOR_ONE = 10
+EVERYWHERE = "0.0.0.0"  # noqa: S104 - inside the lab's own network only
+"""The API server's gateway calls its own server by the loop-back device."""
 
 
 def ports(index: int) -> Ports:
     """The ports of the index-th cluster."""
     first = INTERNAL_PORT + PORTS_FOR_ONE * index
-    return Ports(GATEWAY, ARGOCD_PORT + index, first, first + 1, first + 2, first + 3, first + 4)
+    return Ports(EVERYWHERE, ARGOCD_PORT + index, *range(first, first + 5))
 
 
 class Seats:
@@ -50,6 +52,7 @@ class Seats:
 
 def main() -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stdout)
+    logging.getLogger("httpx").setLevel(logging.WARNING)
     layout = Layout.from_environment()
     directory = private_directory(layout.argocd_directory)
     seats = Seats(directory / "ports.json")

@@ -41,6 +41,7 @@ class _Views:
 
 def main() -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stdout)
+    logging.getLogger("httpx").setLevel(logging.WARNING)
     layout = Layout.from_environment()
     # Where no Ingress names a certificate: this one names no host of an application.
     default = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
