@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import textwrap
 import threading
 import time
@@ -242,6 +244,13 @@ def test_programs_speak_as_their_accounts_and_end_with_their_pods(
     assert b"argocd-server.kubeconfig" in Path(f"/proc/{server}/environ").read_bytes()
     redis = programs.instance.pids["argocd-redis"]
     assert b"requirepass" not in Path(f"/proc/{redis}/cmdline").read_bytes()
+
+    killed = programs.instance.pids["argocd-repo-server"]
+    os.kill(killed, signal.SIGKILL)
+    eventually(
+        lambda: programs.instance.pids.get("argocd-repo-server", killed) != killed,
+        "another process of the same pod",
+    )
 
     key = ObjectKey("apps/v1", "Deployment", "argocd", "argocd-server")
     api.merge(key, {"spec": {"replicas": 0}}, "a-person")
