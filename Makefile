@@ -19,7 +19,7 @@ demo-onboard: demo
 	.venv/bin/infraflows-lab exec -- .venv/bin/infraflows run connect-project/default --site "$(SITE)" --parameter environment=lab --parameter project=storefront/shop --watch
 	.venv/bin/infraflows-lab push-app
 	.venv/bin/infraflows-lab exec -- .venv/bin/infraflows follow onboard-app/default --site "$(SITE)"
-	.venv/bin/infraflows-lab exec -- .venv/bin/infraflows follow deploy-app/default --site "$(SITE)"
+	.venv/bin/infraflows-lab exec -- .venv/bin/infraflows follow deploy-app/default --minutes 10 --site "$(SITE)"
 
 down:
 	.venv/bin/infraflows-lab down
