@@ -304,7 +304,7 @@ def plan_removal(run: AppRun, ready: Ready) -> AppPlan:
     return plan
 
 
-def remove_everything(run: AppRun, saga: Saga) -> None:
+def remove_everything(run: AppRun, saga: Saga, ready: Ready) -> None:
     """Take the application off, step by step in reverse.
 
     Raises:
@@ -312,7 +312,7 @@ def remove_everything(run: AppRun, saga: Saga) -> None:
     """
     with run.phase("remove") as phase:
         run.board.begin([step.name for step in reversed(steps())])
-        remove(saga, run.run_id)
+        remove(saga, run.run_id, ready.version)
         phase.summary = f"{len(run.board.rows)} steps undone"
 
 

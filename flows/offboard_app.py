@@ -54,6 +54,6 @@ def offboard_app(
         else:
             wait_at_the_gate(run, ready, plan)
             with held_journal(environment, name) as held:
-                remove_everything(run, saga_of(run, ready, held))
+                remove_everything(run, saga_of(run, ready, held), ready)
             prove_that_nothing_is_left(run, ready)
         record_removal(run, ready, plan)

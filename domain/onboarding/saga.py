@@ -72,6 +72,8 @@ class Attempt(SpecModel):
     marks: dict[str, Mark] = Field(default_factory=dict)
     kept: list[str] = Field(default_factory=list)
     """Steps whose data was there before the first attempt: taking back does not remove it."""
+    known: Version | None = None
+    """Of an off-boarding: what was known best when it began, as the GitLab project."""
     cause: str = ""
     """Why the attempt turned back."""
 
@@ -87,7 +89,9 @@ class Journal(SpecModel):
     @property
     def versions(self) -> list[Version]:
         """Every version that may be, or may become, real: for conflicts with other applications."""
-        found = [self.good, self.attempt.target if self.attempt else None]
+        found = [self.good]
+        if self.attempt is not None:
+            found += [self.attempt.target, self.attempt.known]
         return [version for version in found if version is not None]
 
 
@@ -168,10 +172,16 @@ def begin(
     return _with(journal, generation=journal.generation + 1, attempt=attempt)
 
 
-def begin_removal(journal: Journal, run_id: str, *, steps: Sequence[StepOrder]) -> Journal:
-    """Begin to take the application off, whatever became of it so far."""
+def begin_removal(
+    journal: Journal, run_id: str, *, steps: Sequence[StepOrder], known: Version | None = None
+) -> Journal:
+    """Begin to take the application off, whatever became of it so far.
+
+    `known` is what is known of an application of which no journal remembers a version.
+    """
     attempt = Attempt(
         target=None,
+        known=next(iter(journal.versions), known),
         course=Course.REMOVE,
         run_id=run_id,
         marks={step.name: Mark.BEGUN for step in steps},

@@ -219,13 +219,15 @@ def _doubt(verify: Verify, tenant: Tenant) -> str:
 # --- towards nothing -----------------------------------------------------------------------------
 
 
-def remove(saga: Saga, run_id: str) -> None:
+def remove(saga: Saga, run_id: str, known: Version | None = None) -> None:
     """Take the application off, step by step in reverse.
+
+    `known` tells about an application that no journal remembers.
 
     Raises:
         PermanentError: naming what is left, and where; the next run goes on.
     """
-    saga.keep(begin_removal(saga.journal, run_id, steps=saga.orders))
+    saga.keep(begin_removal(saga.journal, run_id, steps=saga.orders, known=known))
     failures = _drive(saga)
     if failures:
         raise PermanentError(
@@ -287,8 +289,8 @@ def _drive(saga: Saga) -> list[tuple[str, BaseException]]:
 
 def _tenant(saga: Saga, order: Order) -> Tenant:
     """Return what the step is to converge to; for a removal, the version that is known best."""
-    target, good = saga.attempt.target, saga.journal.good
-    version = target if order.act is Act.APPLY else good or target
+    attempt = saga.attempt
+    version = attempt.target if order.act is Act.APPLY else next(iter(saga.journal.versions), None)
     if version is None:
         version = stranger(saga.platform, saga.journal.name)
     return tenant_of(saga.platform, version)

@@ -165,6 +165,18 @@ def test_an_off_boarding_removes_every_step_and_does_not_turn_back() -> None:
     assert settle(_complete(journal), STEPS) is None
 
 
+def test_an_off_boarding_of_half_a_first_onboarding_knows_its_project() -> None:
+    half = before(_begin(Journal(name="shop"), VERSIONS[1]), [Order("project", Act.APPLY)])
+    journal = begin_removal(half, "run-2", steps=STEPS, known=VERSIONS[2])
+    again = begin_removal(journal, "run-3", steps=STEPS, known=VERSIONS[2])
+    assert journal.versions == again.versions == [VERSIONS[1]]
+
+
+def test_an_off_boarding_without_a_journal_knows_what_it_is_told() -> None:
+    journal = begin_removal(Journal(name="shop"), "run", steps=STEPS, known=VERSIONS[2])
+    assert journal.versions == [VERSIONS[2]]
+
+
 def test_an_application_that_comes_back_after_half_an_off_boarding_can_be_restored_as_a_whole() -> (
     None
 ):

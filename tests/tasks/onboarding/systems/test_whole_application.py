@@ -350,6 +350,15 @@ def test_a_run_that_is_killed_after_a_step_is_finished_by_the_next(whole: Whole,
     assert whole.inventory(project.id) == before
 
 
+def test_half_a_first_onboarding_is_taken_off_without_a_trace(whole: Whole) -> None:
+    project = whole.project("half")
+    before = whole.inventory(project.id)
+    whole.killed_after("gitlab-project", whole.version("half", project.id), "half")
+    assert whole.inventory(project.id) != before
+    whole.run(None, "half")
+    assert whole.inventory(project.id) == before
+
+
 def test_what_a_preflight_and_a_deployment_ask_for_is_answered(
     whole: Whole, monkeypatch: pytest.MonkeyPatch
 ) -> None:
