@@ -133,6 +133,15 @@ class CommentCalls:
         )
         return MergeRequest(int(found["iid"]), str(found["state"]), str(found["sha"]))
 
+    def open_merge_requests(self, project_id: int) -> list[int]:
+        """Return the numbers of the merge requests that are open."""
+        found = self.http.list_all(
+            f"list the open merge requests of {project_id}",
+            f"/projects/{project_id}/merge_requests",
+            state="opened",
+        )
+        return [int(each["iid"]) for each in found]
+
     def merge_requests_of(self, project_id: int, commit: str) -> list[int]:
         """Return the numbers of the merge requests that a commit belongs to."""
         try:

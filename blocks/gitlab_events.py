@@ -13,6 +13,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from blocks.gitlab_transport import GitLabTransport
@@ -76,6 +77,8 @@ class Delivery:
     delivery_key: str
     """GitLab's Idempotency-Key, the same in every attempt; empty when it is not told."""
     body: Mapping[str, Any]
+    tried_at: datetime | None = None
+    """When; None when this GitLab does not tell."""
 
     @property
     def is_accepted(self) -> bool:
@@ -96,6 +99,15 @@ class Pipeline:
     def is_finished(self) -> bool:
         """True when nothing more happens by itself."""
         return self.status in (*FINISHED, WAITS_FOR_PERSON)
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """A deployment job that has ended well."""
+
+    deployment_id: int
+    environment: str
+    commit: str
 
 
 class EventCalls:
@@ -170,6 +182,21 @@ class EventCalls:
             **query,
         )
         return [_delivery(each) for each in found]
+
+    def last_deployment(self, project_id: int, environment: str) -> Deployment | None:
+        """Return the newest deployment to an environment that succeeded; nothing if none did."""
+        found = self.http.get(
+            f"read the deployments to {environment} of {project_id}",
+            f"/projects/{project_id}/deployments",
+            environment=environment,
+            status="success",
+            order_by="id",
+            sort="desc",
+            per_page=1,
+        )
+        for each in found:
+            return Deployment(int(each["id"]), environment, str(each["sha"]))
+        return None
 
     def resend(self, project_id: int, hook_id: int, event_id: int) -> str:
         """Have GitLab deliver an event again; returns the receiver's HTTP status."""
@@ -289,4 +316,7 @@ def _delivery(found: Mapping[str, Any]) -> Delivery:
         status=str(found.get("response_status") or ""),
         delivery_key=headers.get("idempotency-key") or headers.get("webhook-id") or "",
         body=found.get("request_data") or {},
+        tried_at=datetime.fromisoformat(str(found["created_at"]))
+        if "created_at" in found
+        else None,
     )

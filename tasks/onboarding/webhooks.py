@@ -7,9 +7,11 @@ is delivered. What is pushed needs no second delivery: the gateway is asked to l
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from prefect import task
 
@@ -17,14 +19,19 @@ from blocks.app_platform import app_platform
 from blocks.gitlab_events import Delivery, Hook, WantedHook
 from blocks.gitlab_server import GitLabSession, gitlab_server
 from blocks.openbao import OpenBaoSession, openbao
-from blocks.webhook_sender import ask_to_look
+from blocks.webhook_sender import ask_to_look, deliver
 from domain.errors import NotFound, TemporaryError
+from domain.onboarding.app_spec import Stage
 from domain.webhooks.gitlab_events import CONNECT_KIND, RECONCILE_KIND
 from tasks.onboarding.project_connection import EVENTS, NAME, connect, disconnect, secrets_path
 from tasks.retry_rules import TEMPORARY
 
 RESENT_AT_ONCE = 5
 """GitLab allows five in a minute."""
+SHORT_COMMIT = 8
+"""Characters of GitLab's short commit id, by which pipelines tag images."""
+GAP_REMEMBERED = timedelta(hours=6)
+"""A webhook that failed is disabled for a minute and then longer, and delivers again by itself."""
 TOLD_BY_HEAD = frozenset(("push_hooks", "tag_push_hooks", "pipeline_hooks"))
 """Kinds of deliveries that are not sent again: the first is made up by looking at the head, and
 nothing follows from the others."""
@@ -100,13 +107,16 @@ def reconcile_project_webhook(environment: str, project_id: int) -> ProjectWebho
         key = at.bao.read(secrets_path(environment, project_id))["signing_key"]
         found = [hook for hook in at.gitlab.hooks(project_id) if hook.url == at.address]
         was_delivering = len(found) == 1 and found[0].is_enabled and found[0].has_signing_token
-        missed = [] if not found else _missed(at.gitlab, project_id, found[0])
+        tried = at.gitlab.deliveries(project_id, found[0].hook_id) if found else []
+        missed = _missed(tried)
         wanted = WantedHook(url=at.address, events=EVENTS, name=NAME)
         # A key that GitLab should have cannot be read back: where something failed it is written.
         is_trusted = was_delivering and not missed
         hook = at.gitlab.ensure_hook(project_id, wanted, "" if is_trusted else key)
         resent = _resent(at.gitlab, project_id, hook, missed)
         _ask(at, environment, project_id, RECONCILE_KIND)
+        if not was_delivering or _had_a_gap(tried, datetime.now(UTC)):
+            _tell_what_was_never_sent(at, project_id, key)
     state = "in order" if was_delivering else "was mended"
     return ProjectWebhook(project_id, facts.path, state, resent)
 
@@ -116,9 +126,33 @@ def _ask(at: _Systems, environment: str, project_id: int, kind: str) -> None:
     ask_to_look(at.address, at.ca_file, key, project_id, kind)
 
 
-def _missed(gitlab: GitLabSession, project_id: int, hook: Hook) -> list[Delivery]:
+def _tell_what_was_never_sent(at: _Systems, project_id: int, key: str) -> None:
+    """Deliver ourselves what GitLab keeps no record of: nothing is sent to a disabled webhook."""
+    events: list[dict[str, Any]] = [
+        {"object_kind": "merge_request", "object_attributes": {"iid": iid, "action": "update"}}
+        for iid in at.gitlab.open_merge_requests(project_id)
+    ]
+    for stage in Stage:
+        last = at.gitlab.last_deployment(project_id, stage.value)
+        if last is not None:
+            event = {"object_kind": "deployment", "status": "success", "environment": stage.value}
+            number, tag = last.deployment_id, last.commit[:SHORT_COMMIT]
+            events.append({**event, "deployment_id": number, "short_sha": tag})
+    for event in events:
+        act = f"tell the gateway about a {event['object_kind']} of project {project_id}"
+        deliver(at.address, at.ca_file, key, {**event, "project": {"id": project_id}}, act)
+
+
+def _had_a_gap(tried: Sequence[Delivery], now: datetime) -> bool:
+    """True when GitLab may have disabled the webhook for a while not long ago."""
+    return any(
+        not each.is_accepted and (each.tried_at is None or now - each.tried_at < GAP_REMEMBERED)
+        for each in tried
+    )
+
+
+def _missed(tried: Sequence[Delivery]) -> list[Delivery]:
     """Return the newest attempt of each delivery that was never accepted and says what we need."""
-    tried = gitlab.deliveries(project_id, hook.hook_id)
     accepted = {each.delivery_key for each in tried if each.is_accepted}
     newest: dict[str, Delivery] = {}
     for each in tried:

@@ -146,13 +146,11 @@ class Site:
     def commit(self, project: Any, text: str, branch: str = "main") -> str:
         """Put `app.yaml` on a branch, which is made if it is absent."""
         body: dict[str, Any] = {"branch": branch, "commit_message": "app"}
-        try:
-            project.files.get(file_path="app.yaml", ref=branch)
-            action = "update"
-        except Exception:
-            action = "create"
-        if branch not in [each.name for each in project.branches.list(get_all=True)]:
+        is_new = branch not in [each.name for each in project.branches.list(get_all=True)]
+        if is_new:
             body["start_branch"] = "main"
+        tree = project.repository_tree(ref="main" if is_new else branch, get_all=True)
+        action = "update" if "app.yaml" in [each["name"] for each in tree] else "create"
         body["actions"] = [{"action": action, "file_path": "app.yaml", "content": text}]
         return str(project.commits.create(body).id)
 
@@ -166,7 +164,11 @@ class Site:
 
     def run(self, project: Any, generation: int = 1) -> FlowRun | None:
         """The run that onboards a project, by the key that the gateway gives it."""
-        key = f"{ENVIRONMENT}/onboard/{project.id}/{generation}"
+        return self.run_of(f"onboard/{project.id}", generation)
+
+    def run_of(self, scope: str, generation: int = 1) -> FlowRun | None:
+        """The run that was started for a scope."""
+        key = f"{ENVIRONMENT}/{scope}/{generation}"
         with get_client(sync_client=True) as client:
             found = client.read_flow_runs(
                 flow_run_filter=FlowRunFilter(

@@ -207,6 +207,38 @@ def test_after_an_outage_reconciling_mends_the_hook_and_makes_up_for_what_was_lo
     wait_until(lambda: [n for n in request.notes.list(get_all=True) if "cannot be" in n.body])
 
 
+PIPELINE = """\
+deploy:
+  script: [echo deployed]
+  environment: {name: staging}
+"""
+
+
+def test_what_was_never_sent_to_a_disabled_hook_is_made_up_for(
+    site: Site, wait_until: Wait
+) -> None:
+    project = site.project()
+    connect_project(ENVIRONMENT, str(project.id))
+    site.commit(project, app(project))
+    assert wait_until(lambda: site.run(project))
+    site.gateway.stop()
+    for port in range(8001, 8006):
+        site.commit(project, app(project, port))
+    wait_until(lambda: hooks(project)[0].alert_status != "executable")
+    request = _request_with_invalid_file(site, project)
+    body = {"branch": "main", "content": PIPELINE, "commit_message": "pipeline"}
+    project.files.create({"file_path": ".gitlab-ci.yml", **body})
+    deployed = wait_until(lambda: project.deployments.list(status="success"))
+    site.gateway.start()
+    reconcile_deliveries(ENVIRONMENT)
+    run = wait_until(lambda: site.run_of(f"deploy/{project.id}/staging"))
+    assert run.parameters["tag"] == deployed[0].sha[:8]
+    assert run.parameters["name"] == f"app-{project.id}"
+    wait_until(lambda: [n for n in request.notes.list(get_all=True) if "cannot be" in n.body])
+    reconcile_deliveries(ENVIRONMENT)
+    assert site.run_of(f"deploy/{project.id}/staging", 2) is None
+
+
 def test_a_hook_that_somebody_removed_or_gave_another_key_is_mended(
     site: Site, wait_until: Wait
 ) -> None:
