@@ -144,7 +144,7 @@ SECRETS_SHOWN = 20
 
 APP_KEY = re.compile(r"app-.+-(steps|checks)")
 STEP_COLUMNS = ("step", "act", "state", "seconds", "note")
-CHECK_COLUMNS = ("stage", "check", "result", "detail")
+CHECK_COLUMNS = ("result", "stage", "check")
 DUE_COLUMNS = ("status", "age", "due", "path")
 NODE_COLUMNS = ("name", "role", "hypervisor", "address", "version", "state")
 

@@ -365,6 +365,8 @@ def small_spec(name: str, servers: int = 1, workers: int = 0, index: int = 0) ->
             "metallb": {
                 "first_address": f"10.90.0.{220 + 2 * index}",
                 "last_address": f"10.90.0.{221 + 2 * index}",
-            }
+            },
+            # Each cluster's Argo CD is a set of real programs in the lab: the demo's is enough.
+            "argo_cd": False,
         },
     }
