@@ -195,9 +195,14 @@ class BareRedis:
         return redis.Redis("127.0.0.1", self.port, username=self.username, password=self.password)
 
 
-def _start(
-    command: Sequence[str], directory: Path, log: str, user: str = ""
+def start_server(
+    command: Sequence[str],
+    directory: Path,
+    log: str,
+    user: str = "",
+    environment: Mapping[str, str] | None = None,
 ) -> subprocess.Popen[bytes]:
+    """Start a server, which writes to `log` and ends with this process."""
     # setpriv: the process must not outlive a test run that is killed.
     as_user = [f"--reuid={user}", f"--regid={user}", "--init-groups"] if user else []
     with (directory / log).open("ab") as output:
@@ -207,11 +212,17 @@ def _start(
             stderr=output,
             stdin=subprocess.DEVNULL,
             cwd=directory,
-            env={"PATH": "/usr/bin:/bin", "HOME": str(directory), "LANG": "C.UTF-8"},
+            env={
+                "PATH": "/usr/bin:/bin",
+                "HOME": str(directory),
+                "LANG": "C.UTF-8",
+                **(environment or {}),
+            },
         )
 
 
-def _stop(process: subprocess.Popen[bytes]) -> None:
+def stop_server(process: subprocess.Popen[bytes]) -> None:
+    """End a server and wait until it has."""
     # All three end in good order at once; PostgreSQL would wait for its clients after a TERM.
     process.send_signal(signal.SIGINT)
     try:
@@ -221,7 +232,10 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-def _wait(process: subprocess.Popen[bytes], log: Path, answers: Callable[[], bool]) -> None:
+def wait_for_server(
+    process: subprocess.Popen[bytes], log: Path, answers: Callable[[], bool]
+) -> None:
+    """Wait until a server answers; what it logged is told when it does not."""
     deadline = time.monotonic() + START_SECONDS
     while True:
         try:
@@ -238,14 +252,14 @@ def _wait(process: subprocess.Popen[bytes], log: Path, answers: Callable[[], boo
 @contextmanager
 def _openbao_process(bao: BareOpenBao) -> Iterator[None]:
     command = [str(tool("bao")), "server", f"-config={bao.directory}/openbao.hcl"]
-    process = _start(command, bao.directory, "openbao.log")
+    process = start_server(command, bao.directory, "openbao.log")
     try:
         client = bao.client("")
         log = bao.directory / "openbao.log"
-        _wait(process, log, lambda: client.sys.is_initialized() in (True, False))
+        wait_for_server(process, log, lambda: client.sys.is_initialized() in (True, False))
         yield
     finally:
-        _stop(process)
+        stop_server(process)
 
 
 @contextmanager
@@ -279,7 +293,7 @@ def bare_postgresql(directory: Path) -> Iterator[BarePostgresql]:
     initdb = [str(BINARIES / "initdb"), f"--pgdata={directory}/data", "--auth=scram-sha-256"]
     initdb += [f"--username={server.username}", f"--pwfile={password_file}", "--no-sync"]
     initdb += ["--encoding=UTF8", "--locale=C.UTF-8"]
-    made = _start(initdb, directory, "initdb.log", USER).wait(START_SECONDS * 2)
+    made = start_server(initdb, directory, "initdb.log", USER).wait(START_SECONDS * 2)
     if made != 0:
         raise RuntimeError(f"Unable to make a database cluster: {directory}/initdb.log tells why.")
     password_file.unlink()
@@ -293,12 +307,12 @@ def bare_postgresql(directory: Path) -> Iterator[BarePostgresql]:
     }
     command = [str(BINARIES / "postgres"), "-D", f"{directory}/data"]
     command += [part for key, value in settings.items() for part in ("-c", f"{key}={value}")]
-    process = _start(command, directory, "postgresql.log", USER)
+    process = start_server(command, directory, "postgresql.log", USER)
     try:
-        _wait(process, directory / "postgresql.log", lambda: not server.connect().broken)
+        wait_for_server(process, directory / "postgresql.log", lambda: not server.connect().broken)
         yield server
     finally:
-        _stop(process)
+        stop_server(process)
         shutil.rmtree(directory / "data", ignore_errors=True)
 
 
@@ -317,14 +331,14 @@ def bare_redis(directory: Path) -> Iterator[BareRedis]:
         "save": '""',
     }
     (directory / "redis.conf").write_text("".join(f"{k} {v}\n" for k, v in settings.items()))
-    process = _start(
+    process = start_server(
         ["/usr/bin/redis-server", str(directory / "redis.conf")], directory, "redis.log"
     )
     try:
-        _wait(process, directory / "redis.log", lambda: bool(server.client().ping()))
+        wait_for_server(process, directory / "redis.log", lambda: bool(server.client().ping()))
         yield server
     finally:
-        _stop(process)
+        stop_server(process)
 
 
 @contextmanager
@@ -340,14 +354,14 @@ def bare_dns(directory: Path, zone: str) -> Iterator[BareDns]:
     )
     user = pwd.getpwuid(os.getuid()).pw_name
     command = ["/usr/sbin/named", "-g", "-n", "1", "-u", user, "-c", f"{directory}/named.conf"]
-    process = _start(command, directory, "named.log")
+    process = start_server(command, directory, "named.log")
 
     def answers() -> bool:
         with socket.create_connection(("127.0.0.1", server.port), timeout=1):
             return True
 
     try:
-        _wait(process, directory / "named.log", answers)
+        wait_for_server(process, directory / "named.log", answers)
         yield server
     finally:
-        _stop(process)
+        stop_server(process)

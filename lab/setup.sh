@@ -4,7 +4,7 @@
 # Idempotent; a second run takes a second or two.
 #
 #   lab/setup.sh [--tests] [--demo]
-#     --tests  also what only the tests need (Chromium for the pictures)
+#     --tests  also what only the tests need (Chromium for the pictures, an object store)
 #     --demo   also refuses a machine where the demo's port is taken by somebody else
 set -euo pipefail
 
@@ -241,7 +241,9 @@ find_go() {
 }
 
 toolchain() { # speaks for itself: it is the long step
-    .venv/bin/python -m lab.toolchain build all </dev/null
+    local also=()
+    $for_tests && also=(--tests)
+    .venv/bin/python -m lab.toolchain build all "${also[@]}" </dev/null
 }
 
 lift_policy

@@ -29,6 +29,7 @@ from blocks.rotation import (
     redis_acl,
     rke2_secrets_encryption,
     rke2_server_token,
+    s3_access_key,
     ssh_host_certificate,
     ssh_user_ca,
 )
@@ -61,6 +62,7 @@ CLASSES: tuple[RotationClass, ...] = (
     gitlab_deploy_token.CLASS,
     gitlab_ci_variable.CLASS,
     gitlab_webhook_signing_key.CLASS,
+    s3_access_key.CLASS,
 )
 
 _BY_KIND = {each.kind: each for each in CLASSES}

@@ -1,4 +1,4 @@
-"""`python -m lab.toolchain build [tools|image|rke2|all]`: builds what is missing."""
+"""`python -m lab.toolchain build [tools|image|rke2|all] [--tests]`: builds what is missing."""
 
 import argparse
 import sys
@@ -16,11 +16,11 @@ def say(line: str) -> None:
     print(f"           {line}", flush=True)
 
 
-def build(wanted: str) -> list[str]:
+def build(wanted: str, *, for_tests: bool = False) -> list[str]:
     """Build what is wanted; the failures, all of them."""
     first: list[Callable[[], object]] = []
     if wanted in {"tools", "all"}:
-        first.append(lambda: build_tools(say))
+        first.append(lambda: build_tools(say, for_tests=for_tests))
     if wanted in {"image", "all"}:
         # The image waits for the network and the disk, the tools for the processor: side by side.
         first.append(lambda: build_image(say))
@@ -45,7 +45,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m lab.toolchain", description=__doc__)
     parser.add_argument("command", choices=["build"])
     parser.add_argument("what", nargs="?", default="all", choices=["tools", "image", "rke2", "all"])
-    failures = build(parser.parse_args(arguments).what)
+    parser.add_argument("--tests", action="store_true", help="also what only tests run")
+    given = parser.parse_args(arguments)
+    failures = build(given.what, for_tests=given.tests)
     for failure in failures:
         print(failure, file=sys.stderr)
     return 1 if failures else 0

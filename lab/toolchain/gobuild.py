@@ -74,7 +74,8 @@ def go_version(module_dir: Path) -> str:
 
 def recipe_hash(recipe: Recipe, version: str) -> str:
     """Names the build of `recipe` by everything that goes into it."""
-    described = {key: value for key, value in asdict(recipe).items() if key != "name"}
+    apart = {"name", "is_for_tests"}
+    described = {key: value for key, value in asdict(recipe).items() if key not in apart}
     return content_hash(
         (
             (recipe.module_dir / "go.mod").read_bytes(),
@@ -134,10 +135,11 @@ def build_recipe(recipe: Recipe, say: Say) -> Path:
     return folder
 
 
-def build_tools(say: Say) -> None:
+def build_tools(say: Say, *, for_tests: bool = False) -> None:
     """Build every recipe, two at a time; all failures are told at once."""
+    wanted = [recipe for recipe in RECIPES if for_tests or not recipe.is_for_tests]
     with ThreadPoolExecutor(_PARALLEL_BUILDS) as pool:
-        jobs = [pool.submit(build_recipe, recipe, say) for recipe in RECIPES]
+        jobs = [pool.submit(build_recipe, recipe, say) for recipe in wanted]
     failures = [str(error) for job in jobs if (error := job.exception()) is not None]
     if failures:
         raise BuildError("\n".join(failures))

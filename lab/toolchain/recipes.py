@@ -23,6 +23,8 @@ class Recipe:
     ldflags: str = ""
     built_names: dict[str, str] = field(default_factory=dict)
     """Go package -> the name that `go build` gives, where it is not the wanted one."""
+    is_for_tests: bool = False
+    """True when the lab itself does not run it."""
 
     @property
     def module_dir(self) -> Path:
@@ -75,5 +77,12 @@ RECIPES: tuple[Recipe, ...] = (
         name="tofu",
         programs={"github.com/opentofu/opentofu/cmd/tofu": "tofu"},
         ldflags="-X github.com/opentofu/opentofu/version.dev=no",
+    ),
+    Recipe(
+        # An object store with IAM, for access keys that are rotated. Its releases have no tag that
+        # a Go module could have: pinned by commit.
+        name="seaweedfs",
+        programs={"github.com/seaweedfs/seaweedfs/weed": "weed"},
+        is_for_tests=True,
     ),
 )

@@ -97,7 +97,7 @@ def test_every_program_is_pinned_with_checksums(recipe: Recipe) -> None:
     required = (recipe.module_dir / "go.mod").read_text()
     sums = (recipe.module_dir / "go.sum").read_text()
     for package in recipe.programs:
-        module = re.split(r"/cmd(?:/|$)", package)[0]
+        module = re.split(r"/(?:cmd|weed)(?:/|$)", package)[0]
         version = next(
             line.split()[-1] if "//" not in line else line.split("//")[0].split()[-1]
             for line in required.splitlines()

@@ -8,6 +8,7 @@ which an act changes OpenBao, PostgreSQL or Redis.
 
 from __future__ import annotations
 
+import re
 import secrets
 import shutil
 import tempfile
@@ -25,6 +26,8 @@ import psycopg
 import pytest
 import redis
 import requests
+from botocore.awsrequest import AWSPreparedRequest
+from botocore.httpsession import URLLib3Session
 
 from blocks.openbao import OpenBaoServer, OpenBaoSession
 from blocks.openbao_versions import VersionedSecrets
@@ -32,6 +35,7 @@ from blocks.rotation.store import RotationStore
 from domain.rotation.contract import SecretRef, Values
 from domain.rotation.machine import Limits, Request
 from domain.rotation.state import RotationState, Step
+from lab.bare_object_store import BareObjectStore, bare_object_store
 from lab.bare_services import (
     BareOpenBao,
     BarePostgresql,
@@ -164,6 +168,7 @@ def requests_as_edges(edges: Edges) -> Iterator[None]:
         (requests.Session, "send"),
         (psycopg.Connection, "execute"),
         (redis.Redis, "execute_command"),
+        (URLLib3Session, "send"),
     ]
     originals = [(owner, name, getattr(owner, name)) for owner, name in patched]
     try:
@@ -194,6 +199,10 @@ def _told(what: Any, arguments: tuple[Any, ...]) -> str:
         path = str(what.path_url)
         is_reading = what.method in ("GET", "LIST") or any(part in path for part in READ_PATHS)
         return "" if is_reading else f"{what.method} {path}"
+    if isinstance(what, AWSPreparedRequest):
+        # Of IAM's form the action only is told.
+        action = re.search(r"Action=(\w+)", str(what.body or ""))
+        return f"IAM {action[1]}" if action and not action[1].startswith(("List", "Get")) else ""
     text = str(what) if not isinstance(what, str) else what
     if text.startswith(("SELECT", "AUTH", "ACL GETUSER", "CLIENT LIST", "CONFIG GET")):
         return ""
@@ -356,7 +365,7 @@ def trial_directory() -> Iterator[Path]:
     """A directory that PostgreSQL's system user can reach, unlike pytest's own."""
     directory = Path(tempfile.mkdtemp(dir="/var/tmp", prefix="infraflows-rotation-"))
     directory.chmod(0o755)
-    for name in ("openbao", "postgresql", "redis", "worker"):
+    for name in ("objects", "openbao", "postgresql", "redis", "worker"):
         (directory / name).mkdir(mode=0o700)
     yield directory
     shutil.rmtree(directory, ignore_errors=True)
@@ -425,6 +434,12 @@ def postgres(trial_directory: Path) -> Iterator[BarePostgresql]:
 @pytest.fixture(scope="session")
 def redis_server(trial_directory: Path) -> Iterator[BareRedis]:
     with bare_redis(trial_directory / "redis") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def object_store(trial_directory: Path) -> Iterator[BareObjectStore]:
+    with bare_object_store(trial_directory / "objects") as server:
         yield server
 
 
