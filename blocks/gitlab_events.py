@@ -107,6 +107,8 @@ class Deployment:
 
     deployment_id: int
     environment: str
+    ref: str
+    """Branch or tag that it was made from."""
     commit: str
 
 
@@ -195,7 +197,7 @@ class EventCalls:
             per_page=1,
         )
         for each in found:
-            return Deployment(int(each["id"]), environment, str(each["sha"]))
+            return Deployment(int(each["id"]), environment, str(each["ref"]), str(each["sha"]))
         return None
 
     def resend(self, project_id: int, hook_id: int, event_id: int) -> str:

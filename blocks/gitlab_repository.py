@@ -116,6 +116,18 @@ class RepositoryCalls:
         )
         return str(found["commit"]["id"])
 
+    def branches_with(self, project_id: int, commit: str) -> list[str]:
+        """Return the branches that hold a commit; none when there is no such commit."""
+        try:
+            found = self.http.list_all(
+                f"list the branches with {commit[:12]} of {project_id}",
+                f"/projects/{project_id}/repository/commits/{part(commit)}/refs",
+                type="branch",
+            )
+        except NotFound:
+            return []
+        return [str(each["name"]) for each in found]
+
     def protections(self, project_id: int) -> dict[str, Protection]:
         """Return the protected branches by name or pattern."""
         found = self.http.list_all(

@@ -157,15 +157,20 @@ class Acts:
     # --- deployments -----------------------------------------------------------------------------
 
     async def deployed(self, project: int, events: Sequence[Deployed]) -> Outcome:
-        """Have a stage run the newest tag that was deployed to it."""
-        newest = max(events, key=lambda event: event.deployment_id)
-        scope = f"deploy/{project}/{newest.stage.value}"
+        """Have a stage run the newest tag that was deployed to it from the default branch."""
+        scope = f"deploy/{project}/{events[0].stage.value}"
         last = await self._runs.last(scope)
-        if last is not None and last.run_id and int(last.marker) >= newest.deployment_id:
-            return Done(f"deployment {last.marker} was asked for already")
-        if last is not None and int(last.marker) > newest.deployment_id:
-            return Done(f"deployment {last.marker} is newer")
         onboarded = await self._runs.last(_onboard(project))
+        newest = None
+        for event in sorted(events, key=lambda each: each.deployment_id, reverse=True):
+            if last is not None and _was_asked_for(last, event):
+                return Done(f"deployment {last.marker} was asked for")
+            # A tag may have the branch's name, and be of a commit that nobody has reviewed.
+            if await self._blocking(self._gitlab.is_on_default_branch, project, event.tag):
+                newest = event
+                break
+        if newest is None:
+            return Done("the commit is not on the default branch")
         if onboarded is None:
             return Later("the project is not onboarded")
         wish = Wish(
@@ -181,6 +186,12 @@ class Acts:
             },
         )
         return await self._runs.make(wish, last)
+
+
+def _was_asked_for(last: Dispatch, event: Deployed) -> bool:
+    """True when this or a newer deployment was; one that was not acknowledged is asked again."""
+    asked = int(last.marker)
+    return asked > event.deployment_id or (asked == event.deployment_id and bool(last.run_id))
 
 
 def _onboard(project: int) -> str:

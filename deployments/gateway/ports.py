@@ -59,6 +59,10 @@ class GitLabPort(Protocol):
         """Read `app.yaml` at the head of a merge request."""
         ...
 
+    def is_on_default_branch(self, project_id: int, commit: str) -> bool:
+        """True when the default branch holds a commit."""
+        ...
+
     def comment_on_commit(self, project_id: int, commit: str, body: str) -> None:
         """Make the commit have one comment of ours, with this text."""
         ...

@@ -88,6 +88,12 @@ class GitLabProjects:
                 has_note=gitlab.merge_request_note(project_id, iid, MARKER) is not None,
             )
 
+    def is_on_default_branch(self, project_id: int, commit: str) -> bool:
+        """True when the default branch holds a commit, whatever a ref of its name says."""
+        with self._session() as gitlab:
+            project = gitlab.project(project_id)
+            return project.default_branch in gitlab.branches_with(project_id, commit)
+
     def comment_on_commit(self, project_id: int, commit: str, body: str) -> None:
         """Make the commit have one comment of ours."""
         with self._session() as gitlab:

@@ -196,6 +196,11 @@ def _merge_request(document: Mapping[str, Any]) -> Meaning:
 def _deployment(document: Mapping[str, Any]) -> Meaning:
     if document.get("status") != "success":
         return Ignored("the deployment has not succeeded")
+    project = document.get("project")
+    default_branch = project.get("default_branch") if isinstance(project, dict) else None
+    if not isinstance(default_branch, str) or document.get("ref") != default_branch:
+        # Whoever may push a branch may write a job that says it deploys to production.
+        return Ignored("the deployment is not of the default branch")
     environment, number = document.get("environment"), document.get("deployment_id")
     tag = document.get("short_sha")
     if not _is_id(number) or not isinstance(tag, str) or not re.fullmatch(r"[0-9a-f]{7,64}", tag):

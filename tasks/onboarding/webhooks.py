@@ -17,6 +17,7 @@ from prefect import task
 
 from blocks.app_platform import app_platform
 from blocks.gitlab_events import Delivery, Hook, WantedHook
+from blocks.gitlab_repository import ProjectFacts
 from blocks.gitlab_server import GitLabSession, gitlab_server
 from blocks.openbao import OpenBaoSession, openbao
 from blocks.webhook_sender import ask_to_look, deliver
@@ -116,7 +117,7 @@ def reconcile_project_webhook(environment: str, project_id: int) -> ProjectWebho
         resent = _resent(at.gitlab, project_id, hook, missed)
         _ask(at, environment, project_id, RECONCILE_KIND)
         if not was_delivering or _had_a_gap(tried, datetime.now(UTC)):
-            _tell_what_was_never_sent(at, project_id, key)
+            _tell_what_was_never_sent(at, facts, key)
     state = "in order" if was_delivering else "was mended"
     return ProjectWebhook(project_id, facts.path, state, resent)
 
@@ -126,8 +127,10 @@ def _ask(at: _Systems, environment: str, project_id: int, kind: str) -> None:
     ask_to_look(at.address, at.ca_file, key, project_id, kind)
 
 
-def _tell_what_was_never_sent(at: _Systems, project_id: int, key: str) -> None:
+def _tell_what_was_never_sent(at: _Systems, facts: ProjectFacts, key: str) -> None:
     """Deliver ourselves what GitLab keeps no record of: nothing is sent to a disabled webhook."""
+    project_id = facts.project_id
+    project = {"id": project_id, "default_branch": facts.default_branch}
     events: list[dict[str, Any]] = [
         {"object_kind": "merge_request", "object_attributes": {"iid": iid, "action": "update"}}
         for iid in at.gitlab.open_merge_requests(project_id)
@@ -135,12 +138,16 @@ def _tell_what_was_never_sent(at: _Systems, project_id: int, key: str) -> None:
     for stage in Stage:
         last = at.gitlab.last_deployment(project_id, stage.value)
         if last is not None:
-            event = {"object_kind": "deployment", "status": "success", "environment": stage.value}
-            number, tag = last.deployment_id, last.commit[:SHORT_COMMIT]
-            events.append({**event, "deployment_id": number, "short_sha": tag})
+            event: dict[str, Any] = {
+                "object_kind": "deployment",
+                "status": "success",
+                "environment": stage.value,
+            }
+            event |= {"ref": last.ref, "short_sha": last.commit[:SHORT_COMMIT]}
+            events.append({**event, "deployment_id": last.deployment_id})
     for event in events:
         act = f"tell the gateway about a {event['object_kind']} of project {project_id}"
-        deliver(at.address, at.ca_file, key, {**event, "project": {"id": project_id}}, act)
+        deliver(at.address, at.ca_file, key, {**event, "project": project}, act)
 
 
 def _had_a_gap(tried: Sequence[Delivery], now: datetime) -> bool:

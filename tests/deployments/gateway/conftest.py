@@ -60,6 +60,7 @@ class Project:
     commit: str = ""
     path: str = "storefront/shop"
     merge_requests: dict[int, MergeRequestFile] = field(default_factory=dict)
+    unreviewed: set[str] = field(default_factory=set)
     commit_comments: dict[str, str] = field(default_factory=dict)
     notes: dict[int, list[str]] = field(default_factory=dict)
 
@@ -127,6 +128,9 @@ class World:
         project = self._project(project_id)
         found = replace(project.merge_requests[iid], target_text=project.text)
         return replace(found, has_note=bool(project.notes.get(iid)))
+
+    def is_on_default_branch(self, project_id: int, commit: str) -> bool:
+        return commit not in self._project(project_id).unreviewed
 
     def comment_on_commit(self, project_id: int, commit: str, body: str) -> None:
         self._project(project_id).commit_comments[commit] = body
@@ -223,6 +227,7 @@ def deployment(
         "status": status,
         "deployment_id": number,
         "environment": stage,
+        "ref": "main",
         "short_sha": tag,
         "project": {"id": project.project_id, "default_branch": "main"},
     }

@@ -365,6 +365,25 @@ async def test_the_newest_deployment_wins_whatever_comes_last(
     ]
 
 
+async def test_a_tag_of_the_branchs_name_deploys_nothing_that_is_not_on_the_branch(
+    world: World, gateway: Gateway
+) -> None:
+    project = world.add_project(17)
+    await pushed(world, gateway, project, app_text("shop"))
+    await gateway.settle()
+    project.unreviewed.add("bbbbbbb2")
+    world.is_gitlab_up = False
+    for number, tag in ((5, "aaaaaaa1"), (6, "bbbbbbb2")):
+        await gateway.deliver(project, deployment(project, number, tag), world.now)
+    world.is_gitlab_up = True
+    world.now += 5
+    await gateway.settle()
+    assert [run["tag"] for run in world.runs_of(DEPLOY)] == ["aaaaaaa1"]
+    await gateway.deliver(project, deployment(project, 7, "bbbbbbb2"), world.now)
+    await gateway.settle()
+    assert len(world.runs_of(DEPLOY)) == 1
+
+
 async def test_stages_are_deployed_apart(world: World, gateway: Gateway) -> None:
     project = world.add_project(17)
     await pushed(world, gateway, project, app_text("shop"))
