@@ -201,7 +201,7 @@ def apply_plan(run: AppRun, saga: Saga, ready: Ready, plan: AppPlan) -> None:
         unchanged = set(plan.unchanged)
         run.board.begin([look.step for look in plan.looks if look.step not in unchanged])
         advance(saga, ready.version, plan, run.run_id, lambda tenant: _verify(run, tenant))
-        phase.summary = plan.summary
+        phase.summary = plan.done
 
 
 def verify_and_keep(run: AppRun, saga: Saga) -> None:
@@ -257,7 +257,7 @@ def record_onboarding(run: AppRun, plan: AppPlan) -> None:
         return
     waiting = sorted({c.stage.value for c in run.checks if c.verdict.value.startswith("waits")})
     more = f" {', '.join(waiting)} waits for the first image of its pipeline." if waiting else ""
-    run.finish("succeeded", f"It is as app.yaml says: {plan.summary}.{more}")
+    run.finish("succeeded", f"It is as app.yaml says: {plan.done}.{more}")
 
 
 # --- off-boarding --------------------------------------------------------------------------------

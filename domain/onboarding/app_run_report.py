@@ -148,8 +148,10 @@ def links_of(tenant: Tenant) -> dict[str, str]:
     """Return where people find the application."""
     platform, found = tenant.platform, {}
     for stage in tenant.app.stages:
-        for host in tenant.hostnames(stage):
-            found[f"{stage.value}, {host}"] = f"https://{host}/"
+        hosts = tenant.hostnames(stage)
+        for place, host in enumerate(hosts, start=1):
+            name = stage.value if len(hosts) == 1 else f"{stage.value}, {place}"
+            found[name] = f"https://{host}/"
     found["Source"] = f"{platform.gitlab_url.rstrip('/')}/{tenant.app.repository}"
     found["GitOps"] = f"{platform.gitops_url.removesuffix('.git')} at `{tenant.gitops_directory}`"
     return found

@@ -119,6 +119,13 @@ class AppPlan:
         return digest([self.app, target, sorted(lines), wanted]) + digest([sorted(lines), target])
 
     @property
+    def done(self) -> str:
+        """What was done once the plan is carried out, in one line."""
+        counts = {act: sum(line.change.act is act for line in self.lines) for act in Act}
+        words = {Act.CREATE: "created", Act.CHANGE: "changed", Act.DELETE: "deleted"}
+        return ", ".join(f"{counts[act]} {words[act]}" for act in Act if counts[act]) or "no change"
+
+    @property
     def summary(self) -> str:
         """The plan in one line."""
         if self.is_empty:

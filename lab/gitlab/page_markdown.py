@@ -1,6 +1,6 @@
-"""GitLab's Markdown as far as comments need it: tables, task lists, plain addresses as links.
+"""GitLab's Markdown as far as comments need it: tables, task lists, folds, addresses as links.
 
-Refuses HTML in the text, and addresses that are not of the web.
+Refuses HTML in the text but for the tags of a fold, and addresses that are not of the web.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from markdown_it.rules_core import StateCore
 from markdown_it.token import Token
 
 _ADDRESS = re.compile(r"https?://[^\s<>\"']*[^\s<>\"'.,;:!?)]")
+_HIDDEN = re.compile(r"<!--.*?-->", re.DOTALL)
+_FOLD_TAGS = ("details", "/details", "summary", "/summary")
 _BOXES = {"[ ] ": "\u2610 ", "[x] ": "\u2611 ", "[X] ": "\u2611 "}
 
 
@@ -20,6 +22,14 @@ def markdown() -> MarkdownIt:
     renderer = MarkdownIt("commonmark", {"html": False}).enable(["table", "strikethrough"])
     renderer.core.ruler.after("inline", "addresses_and_boxes", _addresses_and_boxes)
     return renderer
+
+
+def with_folds(renderer: MarkdownIt, text: str) -> str:
+    """Render a text as HTML: its HTML comments are hidden, its folds fold."""
+    rendered = str(renderer.render(_HIDDEN.sub("", text)))
+    for tag in _FOLD_TAGS:
+        rendered = rendered.replace(f"&lt;{tag}&gt;", f"<{tag}>")
+    return rendered
 
 
 def _addresses_and_boxes(state: StateCore) -> None:

@@ -22,7 +22,7 @@ from lab.gitlab import models_pipelines as pipelines
 from lab.gitlab import models_projects as projects
 from lab.gitlab.exceptions import Missing
 from lab.gitlab.instance import GitLab, moment
-from lab.gitlab.page_markdown import markdown
+from lab.gitlab.page_markdown import markdown, with_folds
 from lab.gitlab.repository import Commit, FileChange
 from lab.hypervisor.store import Document
 
@@ -90,7 +90,7 @@ class Pages:
         return HTMLResponse(self._templates.get_template(template).render(**values))
 
     def _rendered(self, text: str) -> Markup:
-        return Markup(self._markdown.render(text))  # noqa: S704 - rendered with HTML switched off
+        return Markup(with_folds(self._markdown, text))  # noqa: S704 - with HTML switched off
 
     def _frame(self, project: Document) -> dict[str, Any]:
         path = projects.project_path(self._gitlab, project)
