@@ -235,7 +235,9 @@ def newest_run(deployment: str, age_seconds: float, timeout_seconds: float) -> U
         NotFound: none began in time.
     """
     since = datetime.now(UTC) - timedelta(seconds=age_seconds)
-    wanted = FlowRunFilter(expected_start_time=FlowRunFilterExpectedStartTime(after_=since))
+    wanted = FlowRunFilter(
+        expected_start_time=FlowRunFilterExpectedStartTime.model_validate({"after_": since})
+    )
     flow, _, name = deployment.partition("/")
     deadline = time.monotonic() + timeout_seconds
     with get_client(sync_client=True) as client:
