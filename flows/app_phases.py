@@ -30,6 +30,7 @@ from tasks.onboarding.facts import (
 )
 from tasks.onboarding.tasks import TaskWorkers, steps
 from tasks.onboarding.verification import refuse_failed, verify_stages
+from tasks.onboarding.webhooks import disconnect_project_webhook
 from tasks.runs.pause_switch import refuse_if_paused
 
 
@@ -302,6 +303,12 @@ def plan_removal(run: AppRun, ready: Ready) -> AppPlan:
         show_plan(run, plan)
         phase.summary = plan.summary
     return plan
+
+
+def disconnect(run: AppRun) -> None:
+    """Take the project's webhook away first: a push must not bring back what is being removed."""
+    if run.project_id:
+        disconnect_project_webhook(run.environment, run.project_id)
 
 
 def remove_everything(run: AppRun, saga: Saga, ready: Ready) -> None:

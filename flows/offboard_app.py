@@ -13,6 +13,7 @@ from domain.onboarding.app_spec import AppName
 from domain.spec_fields import Name
 from flows.app_phases import (
     check_before_removal,
+    disconnect,
     plan_removal,
     prove_that_nothing_is_left,
     record_removal,
@@ -33,7 +34,11 @@ NAME = "offboard-app"
     persist_result=False,
 )
 def offboard_app(
-    environment: Name, name: AppName, project_id: int | None = None, commit: str = ""
+    environment: Name,
+    name: AppName,
+    project_id: int | None = None,
+    commit: str = "",
+    keep_connected: bool = False,
 ) -> None:
     """Take an application off.
 
@@ -42,6 +47,7 @@ def offboard_app(
         name: Name of the application.
         project_id: Its GitLab project, if no journal remembers it.
         commit: Commit that is told how it went, if there is one.
+        keep_connected: Leave the project's webhook: its next push brings the application back.
 
     Raises:
         PermanentError: naming what is left, and where; the next run goes on.
@@ -53,6 +59,8 @@ def offboard_app(
             run.skip("gate", "remove", "prove", reason="nothing is there")
         else:
             wait_at_the_gate(run, ready, plan)
+            if not keep_connected:
+                disconnect(run)
             with held_journal(environment, name) as held:
                 remove_everything(run, saga_of(run, ready, held), ready)
             prove_that_nothing_is_left(run, ready)

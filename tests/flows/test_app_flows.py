@@ -115,6 +115,7 @@ class Place:
     unbuilt_tags: tuple[str, ...] = ()
     ledger: list[tuple[str, str]] = field(default_factory=list)
     comments: dict[str, str] = field(default_factory=dict)
+    disconnected: list[int] = field(default_factory=list)
 
     def step(self, name: str) -> MemoryStep:
         return next(step for step in self.steps if step.name == name)
@@ -203,6 +204,11 @@ def place(monkeypatch: pytest.MonkeyPatch, policy: Callable[[str], None]) -> Pla
         monkeypatch.setattr(module, "present_tags", lambda *_: dict(made.tags))
     monkeypatch.setattr(flows.app_phases, "look_around", made.look_around)
     monkeypatch.setattr(flows.app_phases, "find_project", lambda *_: 7)
+    monkeypatch.setattr(
+        flows.app_phases,
+        "disconnect_project_webhook",
+        lambda _, number: made.disconnected.append(number),
+    )
     monkeypatch.setattr(flows.tag_phases, "tag_before", lambda *_: made.history[-2])
     monkeypatch.setattr(flows.tag_phases, "image_findings", made.look_for_image)
     monkeypatch.setattr(tasks.onboarding.tag_change, "set_tag", made.set_tag)
@@ -430,6 +436,7 @@ def test_an_off_boarding_waits_removes_everything_and_proves_it(
     assert "leaving" not in place.journals
     assert place.all_things("staying") == staying
     assert ("off-board", "removed") in place.ledger
+    assert place.disconnected == [7]
     rows = artifacts_of(run_named("take leaving off"))["app-leaving-inventory"][0]
     assert len(rows) == 8
     assert {row["result"] for row in rows} == {"- gone"}
