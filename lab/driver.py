@@ -43,6 +43,10 @@ class DriverFailed(AssertionError):
     """The lab or a run is not as the caller needs it. The text says what was seen."""
 
 
+def _named(parameters: Any, part: str = "") -> Any:
+    return ((parameters.get(part) or {}) if part else parameters).get("name")
+
+
 @dataclass(frozen=True)
 class RunView:
     """A run at one moment."""
@@ -134,6 +138,31 @@ class Driver:
         body = {"parameters": dict(parameters), "state": {"type": "SCHEDULED"}}
         made = self.api("POST", f"deployments/{found['id']}/create_flow_run", body)
         return str(made["id"])
+
+    def app_runs(self, deployment: str, app: str) -> list[str]:
+        """Return the ids of a deployment's runs on an application, the oldest first."""
+        flow, _, name = deployment.partition("/")
+        body = {
+            "flows": {"name": {"any_": [flow]}},
+            "deployments": {"name": {"any_": [name]}},
+            "flow_runs": {"name": {"like_": app}},
+            "limit": 200,
+        }
+        found = self.api("POST", "flow_runs/filter", body)
+        own = [r for r in found if app in (_named(r["parameters"]), _named(r["parameters"], "app"))]
+        return [str(run["id"]) for run in sorted(own, key=lambda run: str(run["created"]))]
+
+    def wait_app_runs(
+        self, deployment: str, app: str, count: int, timeout_seconds: float = 120.0
+    ) -> list[str]:
+        """Wait until a deployment has had so many runs on an application; returns all of them."""
+        deadline = time.monotonic() + timeout_seconds
+        while len(found := self.app_runs(deployment, app)) < count:
+            if time.monotonic() > deadline:
+                what = f"{len(found)} of {count} runs of {deployment} on {app}"
+                raise DriverFailed(f"{what} in {timeout_seconds:g} s")
+            time.sleep(5 * POLL_SECONDS)
+        return found
 
     def artifacts(self, run: str) -> dict[str, Any]:
         """The content of the run's artifacts by key; tables as lists of rows."""

@@ -137,8 +137,8 @@ def look(layout: Layout) -> Holdings:
             if not task.get("endtime")
         ),
         pools=tuple(sorted(pool["poolid"] for pool in api.call("GET", "/pools"))),
-        secret_paths=tuple(_secret_paths(layout, "clusters/")),
-        names=tuple(_names(layout)),
+        secret_paths=tuple(secret_paths(layout, "clusters/")),
+        names=tuple(names_in_dns(layout)),
         files=tuple(_files(layout)),
         states=tuple(name for name in known if states.read(name) is not None),
         state_locks=tuple(name for name in known if states.lock_holder(name) is not None),
@@ -178,17 +178,19 @@ def _orphans(api: ProxmoxAdmin, machines: tuple[Vm, ...]) -> tuple[str, ...]:
     return tuple(sorted(orphans))
 
 
-def _secret_paths(layout: Layout, prefix: str) -> list[str]:
+def secret_paths(layout: Layout, prefix: str) -> list[str]:
+    """Return OpenBao's secret paths below a prefix, which is empty or ends at a slash."""
     listed = root_client(layout).call(
         "GET", f"{KV_MOUNT}/metadata/{prefix}?list=true", absent_is_none=True
     )
     paths: list[str] = []
     for key in (listed or {"data": {"keys": []}})["data"]["keys"]:
-        paths += _secret_paths(layout, prefix + key) if key.endswith("/") else [prefix + key]
+        paths += secret_paths(layout, prefix + key) if key.endswith("/") else [prefix + key]
     return paths
 
 
-def _names(layout: Layout) -> list[str]:
+def names_in_dns(layout: Layout) -> list[str]:
+    """Return the names of the zone that are not the lab\'s own."""
     key = credential(layout, "dns")
     ring = dns.tsigkeyring.from_text({key["key_name"]: (key["algorithm"], key["secret"])})
     with inside(layout.namespace_path):

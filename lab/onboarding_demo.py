@@ -23,6 +23,7 @@ GROUP = "storefront"
 PROJECT = "shop"
 DEMO_APP = Path(__file__).with_name("demo_app")
 BRANCH = "main"
+APP_FILE = "app.yaml"
 AUTHOR = {
     f"GIT_{who}_{what}": value
     for who in ("AUTHOR", "COMMITTER")
@@ -73,10 +74,12 @@ def ensure_project(layout: Layout, group: str = GROUP, project: str = PROJECT) -
     return dict(found)
 
 
-def demo_files() -> dict[str, str]:
-    """Return the demo application's files."""
+def demo_files(name: str = PROJECT) -> dict[str, str]:
+    """Return the demo application's files; under another name it is another application."""
     paths = sorted(path for path in DEMO_APP.rglob("*") if path.is_file() and path.suffix != ".pyc")
-    return {str(path.relative_to(DEMO_APP)): path.read_text(encoding="utf-8") for path in paths}
+    files = {str(path.relative_to(DEMO_APP)): path.read_text(encoding="utf-8") for path in paths}
+    is_named = f"name: {PROJECT}\n"
+    return files | {APP_FILE: files[APP_FILE].replace(is_named, f"name: {name}\n")}
 
 
 def push(

@@ -26,6 +26,20 @@ PUBLIC_FIELDS = frozenset(
 )
 
 
+# After these the cluster is gone: they come last of those that need it.
+REMOVES_THE_CLUSTER = "test_decommission.py"
+NEEDS_THE_CLUSTER = "test_onboard.py"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let what needs the demo's cluster run before its removal, whatever the files are called."""
+    needing = [item for item in items if item.path.name == NEEDS_THE_CLUSTER]
+    others = [item for item in items if item.path.name != NEEDS_THE_CLUSTER]
+    removing = (n for n, item in enumerate(others) if item.path.name == REMOVES_THE_CLUSTER)
+    first = next(removing, len(others))
+    items[:] = [*others[:first], *needing, *others[first:]]
+
+
 @dataclass
 class Demo:
     """The cluster and how it came to be."""
