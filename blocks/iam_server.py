@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from threading import Lock
 from typing import Any
 
 import botocore.session
@@ -43,8 +44,11 @@ UNKNOWN_KEY = ("InvalidAccessKeyId", "InvalidClientTokenId")
 REFUSED = (*UNKNOWN_KEY, "AccessDenied")
 SERVER_ERROR = 500
 
-_LOADER = botocore.session.Session().get_component("data_loader")
-"""The descriptions of the services, which are large: read once."""
+_SESSION_LOCK = Lock()
+_SESSION = botocore.session.Session()
+"""Holds the descriptions of the services, which are large, and no credential."""
+for _name in ("config_file", "credentials_file"):
+    _SESSION.set_config_variable(_name, "/dev/null")
 
 
 @dataclass(frozen=True)
@@ -195,11 +199,11 @@ class IamServer:
         return client.list_buckets()
 
     def _client(self, service: str, url: str, values: Mapping[str, str]) -> Any:
-        session = botocore.session.Session()
-        session.register_component("data_loader", _LOADER)
-        for name in ("config_file", "credentials_file"):
-            session.set_config_variable(name, "/dev/null")
-        return session.create_client(
+        with _SESSION_LOCK:
+            return self._made(service, url, values)
+
+    def _made(self, service: str, url: str, values: Mapping[str, str]) -> Any:
+        return _SESSION.create_client(
             service,
             region_name=self.region,
             endpoint_url=url,

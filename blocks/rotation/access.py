@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from blocks.openbao import OpenBaoSession
-from blocks.openbao_audit import AuditLog
+from blocks.openbao_audit import AuditLog, written_at
 from domain.errors import LifecycleError, NotFound, PermanentError, Unauthorized
 from domain.rotation.access_policies import PathRule, parse_access_policy
 from domain.rotation.blast_radius import Holder
-from domain.rotation.consumers import AuditRead, audit_reads
+from domain.rotation.consumers import AuditRead, audit_reads, written_last
 from domain.rotation.contract import SecretRef
 
 APPROLE, TOKEN = "openbao-approle-secret-id", "openbao-periodic-token"
@@ -141,16 +141,23 @@ class OpenBaoAccess:
 
         The rotating worker's own logins are left out: it reads what it rotates.
         """
+        return self._reads(self._entries(since))
+
+    def reads_of(self, path: str, since: datetime) -> tuple[list[AuditRead], datetime | None]:
+        """Return who read one secret, and when a write of it was answered last, if the log says."""
+        entries, mount = self._entries(since), self.session.server.kv_mount
+        written = written_last(entries, path, mount=mount)
+        reads = [read for read in self._reads(entries) if read.path == path]
+        return reads, written_at({"time": written})
+
+    def _entries(self, since: datetime) -> list[dict[str, Any]]:
         file = self.session.server.audit_file
-        if not file:
-            return []
-        own = self._own_role()
-        entries = [
-            _named(entry)
-            for entry in AuditLog(Path(file)).since(since)
-            if not own or _role(entry) != own
-        ]
-        return audit_reads(entries, mount=self.session.server.kv_mount)
+        return AuditLog(Path(file)).since(since) if file else []
+
+    def _reads(self, entries: list[dict[str, Any]]) -> list[AuditRead]:
+        own = self._own_role() if entries else ""
+        others = [_named(entry) for entry in entries if not own or _role(entry) != own]
+        return audit_reads(others, mount=self.session.server.kv_mount)
 
     def _own_role(self) -> str:
         own = self.session.call("look up the own token at", "GET", "auth/token/lookup-self")

@@ -61,10 +61,9 @@ class ObservedByReads:
             detail = "this worker cannot read OpenBao's audit log (audit_file)"
             return [*found, Seen(f"readers of {secret.path}", None, detail)]
         before = handed_out_at - timedelta(seconds=quiet_seconds(secret, READ_EVERY_SECONDS))
-        reads = [
-            read for read in OpenBaoAccess(self._session).reads(before) if read.path == secret.path
-        ]
-        return [*found, *_seen(reads, handed_out_at)]
+        reads, written = OpenBaoAccess(self._session).reads_of(secret.path, before)
+        # A read that was asked for before the write was answered may have got the old value.
+        return [*found, *_seen(reads, max(handed_out_at, written or handed_out_at))]
 
     def revoke(self, secret: SecretRef, old: Values) -> None:
         """Leave it to the class."""

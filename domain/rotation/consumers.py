@@ -48,6 +48,7 @@ class AuditRead:
 
     path: str
     time: str
+    """When it was asked for: what was answered later may have been looked up before."""
     entity: str
     accessor: str
     """As the log has it: hashed, where the audit device hashes accessors."""
@@ -228,8 +229,13 @@ def from_managed_files(entries: Objects, *, mount: str) -> list[Consumer]:
 
 def audit_reads(entries: Objects, *, mount: str) -> list[AuditRead]:
     """Return the reads of secrets in `mount` that OpenBao answered with a value."""
-    found = set()
-    for entry in entries:
+    found, known = set(), list(entries)
+    asked = {
+        _request_id(entry): str(entry.get("time") or "")
+        for entry in known
+        if entry.get("type") == "request" and _request_id(entry)
+    }
+    for entry in known:
         request, auth = entry.get("request") or {}, entry.get("auth") or {}
         path = str(request.get("path") or "")
         is_read = request.get("operation") == "read" and entry.get("type") == "response"
@@ -239,13 +245,30 @@ def audit_reads(entries: Objects, *, mount: str) -> list[AuditRead]:
         found.add(
             AuditRead(
                 secret_path(path, mount),
-                str(entry.get("time") or ""),
+                asked.get(_request_id(entry)) or str(entry.get("time") or ""),
                 str(entity),
                 str(auth.get("accessor") or ""),
                 str(request.get("remote_address") or ""),
             )
         )
     return sorted(found)
+
+
+def written_last(entries: Objects, path: str, *, mount: str) -> str:
+    """Return when a write of a secret was answered last: reads asked for since then see it."""
+    times = [
+        str(entry.get("time") or "")
+        for entry in entries
+        if entry.get("type") == "response"
+        and not entry.get("error")
+        and (request := entry.get("request") or {}).get("operation") in ("create", "update")
+        and request.get("path") == f"{mount}/data/{path}"
+    ]
+    return max(times, default="")
+
+
+def _request_id(entry: Mapping[str, Any]) -> str:
+    return str((entry.get("request") or {}).get("id") or "")
 
 
 def from_reads(

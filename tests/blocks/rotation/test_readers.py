@@ -84,3 +84,33 @@ def test_without_the_log_readers_are_unknown_and_unknown_is_not_success(
     outcome: Callable[..., Outcome],
 ) -> None:
     assert outcome(has_log=False) is Outcome.NOT_YET
+
+
+def asked(role: str, minutes: float, answered: float, number: str) -> list[str]:
+    """A read whose question and answer are both in the log."""
+    request = {
+        "operation": "read",
+        "path": "kv/data/apps/shop/web",
+        "remote_address": "10.0.0.1",
+        "id": number,
+    }
+    return [
+        read(role, minutes, type="request", request=request),
+        read(role, answered, request=request),
+    ]
+
+
+def test_a_read_that_was_asked_for_before_the_value_was_there_may_have_got_the_old_one(
+    outcome: Callable[..., Outcome],
+) -> None:
+    assert outcome(*asked("web", -0.1, 0.1, "1")) is Outcome.NOT_YET
+    assert outcome(*asked("web", -0.1, 0.1, "1"), *asked("web", 0.2, 0.3, "2")) is Outcome.OK
+
+
+def test_a_read_while_the_value_is_being_written_may_have_got_the_old_one(
+    outcome: Callable[..., Outcome],
+) -> None:
+    write = {"operation": "update", "path": "kv/data/apps/shop/web", "id": "9"}
+    written = read("rotator", 0.5, request=write)
+    assert outcome(*asked("web", 0.2, 0.4, "1"), written) is Outcome.NOT_YET
+    assert outcome(written, *asked("web", 0.6, 0.7, "1")) is Outcome.OK

@@ -67,7 +67,13 @@ def has_read(site: Any, path: str) -> None:
 def make_key(site: Any, make_world: Any, object_store: BareObjectStore) -> Callable[..., Any]:
     """Make a user of the store with one key, which lies at a path of its own."""
 
-    def make(policy: str = MAY_USE, *, has_value: bool = True, **parameters: str) -> Any:
+    def make(
+        policy: str = MAY_USE,
+        *,
+        has_value: bool = True,
+        is_observed: bool = False,
+        **parameters: str,
+    ) -> Any:
         store, user = object_store, site.name("app")
         iam = store.client("iam")
         iam.create_user(UserName=user)
@@ -82,11 +88,14 @@ def make_key(site: Any, make_world: Any, object_store: BareObjectStore) -> Calla
             "quiet_seconds": "0",
         }
         secret = site.ref(S3AccessKey.kind, **{**given, **parameters})
+        place = RotationSite("trial", site.session)
         if has_value:
             site.put(secret.path, {"region": "us-east-1", **new_key(store, user)})
         return make_world(
             secret=secret,
-            adapter=adapter_for(RotationSite("trial", site.session), secret),
+            adapter=adapter_for(place, secret)
+            if is_observed
+            else S3AccessKey(place.session, "trial"),
             current=lambda: site.get(secret.path),
             works=lambda values: server(store).answer(values, BUCKET).is_accepted,
             times_rotated=lambda: site.times_written(secret.path),
@@ -136,7 +145,7 @@ def test_a_key_is_rotated_under_load_without_a_failed_request(
     object_store: BareObjectStore,
     record_property: Any,
 ) -> None:
-    world = make_key(quiet_seconds="30")
+    world = make_key(is_observed=True, quiet_seconds="30")
     old = world.current()
     with make_probe(consumer(site, world, object_store)) as probe:
         state = matrix.rotate(world, wish())
