@@ -24,7 +24,7 @@ func startKwok(c *config.Config, l layout.Layout, libexec, kubeconfig string) (*
 			"--config=" + stages, "--kubeconfig=" + kubeconfig, "--manage-single-node=" + c.NodeName,
 			"--node-ip=" + c.NodeIP, "--node-name=" + c.NodeName, "--node-lease-duration-seconds=40",
 		},
-		Environment: []string{"GOGC=50", "GOMEMLIMIT=96MiB"},
+		Environment: []string{"GOGC=50", "GOMEMLIMIT=256MiB"},
 		LogFile:     l.Agent("logs", "kubelet.log"),
 	})
 }

@@ -121,8 +121,9 @@ func (s *Server) schedulerArguments() []string {
 	}.merge(s.config.SchedulerArgs)
 }
 
-// component starts a control plane process with a small garbage collector's appetite. An API server would wait a minute
-// for its watchers to leave; they reconnect anyway, so its patience is short.
+// component starts a control plane process with a small garbage collector's appetite. The memory limit lies well above
+// what it holds with every custom resource of the platform: a limit below that makes it collect without end. An API
+// server would wait a minute for its watchers to leave; they reconnect anyway, so its patience is short.
 func (s *Server) component(name string, arguments []string, memoryLimit string) (*process.Supervised, error) {
 	return process.Supervise(process.Child{
 		Name: name, Path: filepath.Join(s.libexec, name), Arguments: arguments,

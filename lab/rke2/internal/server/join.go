@@ -103,7 +103,7 @@ func (s *Server) startEtcd(ctx context.Context) error {
 	}
 	child, err := process.Supervise(process.Child{
 		Name: "etcd", Path: filepath.Join(s.libexec, "etcd"), Arguments: []string{"--config-file=" + path},
-		Environment: []string{"GOGC=50", "GOMEMLIMIT=192MiB"}, LogFile: s.layout.Agent("logs", "etcd.log"),
+		Environment: []string{"GOGC=50", "GOMEMLIMIT=512MiB"}, LogFile: s.layout.Agent("logs", "etcd.log"),
 		StopTimeout: 5 * time.Second, OnExit: s.onEtcdExit,
 	})
 	if err != nil {

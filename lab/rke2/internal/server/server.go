@@ -285,7 +285,7 @@ func (s *Server) startControlPlane(ctx context.Context, begin time.Time) error {
 	if err := s.reconcileBundle(ctx); err != nil {
 		return err
 	}
-	api, err := s.component("kube-apiserver", s.apiServerArguments(), "384MiB")
+	api, err := s.component("kube-apiserver", s.apiServerArguments(), "1200MiB")
 	if err != nil {
 		return err
 	}
@@ -302,12 +302,12 @@ func (s *Server) startControlPlane(ctx context.Context, begin time.Time) error {
 	if err = s.await(ctx, "the API server to take the lab's roles", s.applyRoles); err != nil {
 		return err
 	}
-	manager, err := s.component("kube-controller-manager", s.controllerManagerArguments(), "128MiB")
+	manager, err := s.component("kube-controller-manager", s.controllerManagerArguments(), "384MiB")
 	if err != nil {
 		return err
 	}
 	s.onStop(manager.Stop)
-	scheduler, err := s.component("kube-scheduler", s.schedulerArguments(), "96MiB")
+	scheduler, err := s.component("kube-scheduler", s.schedulerArguments(), "256MiB")
 	if err != nil {
 		return err
 	}
