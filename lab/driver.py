@@ -142,13 +142,11 @@ class Driver:
     def app_runs(self, deployment: str, app: str) -> list[str]:
         """Return the ids of a deployment's runs on an application, the oldest first."""
         flow, _, name = deployment.partition("/")
-        body = {
-            "flows": {"name": {"any_": [flow]}},
-            "deployments": {"name": {"any_": [name]}},
-            "flow_runs": {"name": {"like_": app}},
-            "limit": 200,
-        }
-        found = self.api("POST", "flow_runs/filter", body)
+        wanted = {"flows": {"name": {"any_": [flow]}}, "deployments": {"name": {"any_": [name]}}}
+        # Not by the runs' names: a run that waits for its start does not have its own yet.
+        found: list[dict[str, Any]] = []
+        while page := self.api("POST", "flow_runs/filter", {**wanted, "offset": len(found)}):
+            found += page
         own = [r for r in found if app in (_named(r["parameters"]), _named(r["parameters"], "app"))]
         return [str(run["id"]) for run in sorted(own, key=lambda run: str(run["created"]))]
 

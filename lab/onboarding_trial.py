@@ -119,7 +119,7 @@ class Trial:
         """Ask as a user does, trusting the lab's CA alone."""
         with (
             inside(self.layout.namespace_path),
-            WebProbe(EDGE_ADDRESS, self.layout.ca_file.read_text()) as probe,
+            WebProbe(EDGE_ADDRESS, self.layout.ca_file.read_text(), timeout_seconds=30.0) as probe,
         ):
             return probe.ask(self.hosts[stage], path)
 

@@ -50,12 +50,12 @@ class Onboarded:
 
     trial: Trial
     before: list[str]
-    """What the administrators saw before its first `app.yaml`."""
+    """What the administrators saw before the project was connected."""
     commit: str
     run: RunView
     deploys: list[str]
     early: list[str]
-    """Runs that a push without an `app.yaml` started."""
+    """Runs that were there before the push of its `app.yaml`."""
 
 
 @dataclass(frozen=True)
@@ -83,8 +83,8 @@ def books(trial: Trial) -> Onboarded:
     runs, deploys = trial.runs(ONBOARD), trial.runs(DEPLOY)
     files = demo_files(APP)
     trial.push({k: v for k, v in files.items() if k != APP_FILE}, "feat: a book shop")
-    trial.driver.complete(trial.start(CONNECT, project=f"{GROUP}/{APP}"))
     before = trial.lines()
+    trial.driver.complete(trial.start(CONNECT, project=f"{GROUP}/{APP}"))
     early = trial.runs(ONBOARD)[len(runs) :]
     commit = trial.push(files, "feat: run on the platform")
     run = trial.onboarded(len(runs))
@@ -136,7 +136,7 @@ def test_the_commit_is_told_what_was_made_and_where_it_answers(
     assert "| System | What was made |" in text
     assert re.search(r"\| kubernetes \| \d+ created \|", text)
     for stage, host in trial.hosts.items():
-        assert f"- {stage}, {host}: https://{host}/" in text
+        assert re.search(rf"^- {stage}\b.* https://{host}/$", text, re.MULTILINE)
     assert f"{trial.layout.gitlab_url}/{GROUP}/{APP}" in text
     assert f"/flow-runs/flow-run/{books.run.run_id}" in text
 
