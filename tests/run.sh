@@ -92,11 +92,12 @@ pytest_part() { # NAME LIMIT MARKER [pytest argument...]
         -o "cache_dir=$results/cache-$name" -o faulthandler_timeout=420 --basetemp="$scratch/$name" --junit-xml="$results/$name.xml" "$@"
 }
 
-retried_part() { # NAME LIMIT MARKER: once more for what failed, and loudly if that helps
+retried_part() { # NAME LIMIT MARKER [pytest argument...]: once more for what failed, and loudly if that helps
     local name=$1 limit=$2 marker=$3 count
+    shift 3
     rm -rf "$results/cache-$name"
     local before=$failed rc=0
-    pytest_part "$name" "$limit" "$marker" || rc=$?
+    pytest_part "$name" "$limit" "$marker" "$@" || rc=$?
     ((rc == 1)) || return $rc # passed, or it did not come as far as a verdict on tests
     cp "$results/$name.log" "$results/$name-first.log"
     if pytest_part "$name-2" "$limit" "$marker" -o "cache_dir=$results/cache-$name" --last-failed --last-failed-no-failures=none; then
@@ -195,7 +196,8 @@ for part in "${parts[@]}"; do
     types) run_part types 300 mypy ;;
     layers) run_part layers 120 lint-imports ;;
     go) run_part go 400 bash -c go_checks ;;
-    unit) retried_part unit 1800 "not lab and not chaos" ;;
+    # Two processes, a folder in one of them: most of these tests wait for real servers.
+    unit) retried_part unit 2400 "not lab and not chaos" --numprocesses=2 --dist=loadscope ;;
     lab) lab_part lab 2100 "lab and not chaos" ;;
     chaos) lab_part chaos 3000 chaos ;;
     esac
