@@ -84,6 +84,8 @@ class AppRun:
     board: StepBoard
     commit: str = ""
     project_id: int = 0
+    stage: str = ""
+    """The only stage that the run is about; empty when it is about the application."""
     plan: AppPlan | None = None
     approver: str = ""
     checks: list[DeliveryCheck] = field(default_factory=list)
@@ -177,7 +179,9 @@ class AppRun:
         )
         publish_app_report(report)
         if self.commit and self.project_id:
-            marker = f"{self.way.value.replace(' ', '-')}-{self.app}"
+            # One comment for each stage: several get the same commit, one after another.
+            parts = (self.way.value.replace(" ", "-"), self.app, self.stage)
+            marker = "-".join(part for part in parts if part)
             comment_on_commit(
                 self.environment, self.project_id, self.commit, marker, comment_text(report)
             )

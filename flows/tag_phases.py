@@ -40,6 +40,7 @@ def check_before_change(run: AppRun, stage: Stage, tag: str | None) -> TagChange
         NotFound: the application, the stage or an earlier tag is not there.
         Conflict: an onboarding is unfinished, or the image is ready-made.
     """
+    run.stage = stage.value
     with run.phase("preflight") as phase:
         findings, platform, journals = surroundings(run)
         journal = own_journal(run.app, journals)

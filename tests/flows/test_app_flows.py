@@ -476,7 +476,15 @@ def test_a_deployment_changes_the_tag_and_nothing_else(place: Place) -> None:
     good = place.journals["served"].good
     assert good is not None
     assert good.tags == {Stage.STAGING: "0a1b2c3d"}
-    assert "staging serves 0a1b2c3d" in place.comments["0a1b2c3d deploy-served"]
+    assert "staging serves 0a1b2c3d" in place.comments["0a1b2c3d deploy-served-staging"]
+
+
+def test_a_commit_that_two_stages_get_has_a_comment_for_each(place: Place) -> None:
+    place.onboarded(an_app("twofold"))
+    for stage in (Stage.STAGING, Stage.PRODUCTION):
+        deploy_app(ENVIRONMENT, "twofold", stage, "0a1b2c3d")
+        text = place.comments[f"0a1b2c3d deploy-twofold-{stage.value}"]
+        assert f"{stage.value} serves 0a1b2c3d" in text
 
 
 def test_a_version_that_does_not_serve_gives_way_to_the_former_one(place: Place) -> None:
