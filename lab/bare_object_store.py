@@ -35,6 +35,7 @@ class BareObjectStore:
     port: int
     key_id: str
     secret: str = field(repr=False)
+    _clients: dict[tuple[str, str], Any] = field(default_factory=dict, repr=False)
 
     @property
     def url(self) -> str:
@@ -52,7 +53,13 @@ class BareObjectStore:
         return {"access_key_id": self.key_id, "secret_access_key": self.secret}
 
     def client(self, service: str, key_id: str = "", secret: str = "") -> Any:
-        """Return a client of `iam` or `s3` with this key, or the administrator's."""
+        """Return a client of `iam` or `s3` with this key, or the administrator's; kept open."""
+        name = (service, key_id or self.key_id)
+        if name not in self._clients:
+            self._clients[name] = self._made(*name, secret or self.secret)
+        return self._clients[name]
+
+    def _made(self, service: str, key_id: str, secret: str) -> Any:
         session = botocore.session.Session()
         session.register_component("data_loader", _LOADER)
         return session.create_client(
@@ -60,8 +67,8 @@ class BareObjectStore:
             region_name=REGION,
             endpoint_url=self.url,
             verify=self.ca_file,
-            aws_access_key_id=key_id or self.key_id,
-            aws_secret_access_key=secret or self.secret,
+            aws_access_key_id=key_id,
+            aws_secret_access_key=secret,
             config=Config(
                 s3={"addressing_style": "path"},
                 retries={"mode": "standard", "total_max_attempts": 1},
