@@ -45,7 +45,7 @@ def tool(name: str) -> Path:
     if not path.exists():
         raise NotBuiltError(
             f"Unable to find {name}: {path} does not exist. "
-            "Run `python -m lab.toolchain build tools`."
+            "Run `python -m lab.toolchain build tools --tests`."
         )
     return path
 
