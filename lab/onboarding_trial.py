@@ -29,6 +29,7 @@ STAGES = ("development", "staging", "production")
 BUILT = ("development", "staging")
 """Stages that the pipeline deploys to by itself; production waits for a person."""
 RUN_SECONDS = 420.0
+PUBLIC_FIELDS = frozenset({"username", "token_id"})
 TAG_LENGTH = 8
 """Characters of a commit that make an image's tag."""
 
@@ -147,7 +148,7 @@ class Trial:
         hook = f"webhooks/{ENVIRONMENT}/gitlab/{self.project_id}"
         for path in (*(f"apps/{self.app}/{name}" for name in names), hook):
             values = bao.call("GET", f"{KV_MOUNT}/data/{path}")["data"]["data"]
-            found |= {f"{path} {k}": str(v) for k, v in values.items() if k != "username"}
+            found |= {f"{path} {k}": str(v) for k, v in values.items() if k not in PUBLIC_FIELDS}
         for stage in STAGES:
             key = self.object("v1", "Secret", stage, "ingress-tls")["data"]["tls.key"]
             # A line from the middle, as it stands in the Secret and as it stands in a PEM file.

@@ -293,7 +293,7 @@ def test_no_secret_of_the_application_is_in_prefect_a_log_or_git(
     trial: Trial, books: Onboarded, changed: Changed
 ) -> None:
     found = trial.secrets()
-    assert len(found) >= 11
+    assert len(found) == 10
     assert all(len(value) >= 16 for value in found.values())
     wanted, layout = Wanted(found), trial.layout
     assert in_database(wanted, layout) == set()
