@@ -37,9 +37,11 @@ from benchmarks.applications_runs import (
     Run,
     Say,
     Team,
+    connect,
     dismiss,
     make_teams,
     moment,
+    most_at_once,
     onboarded,
     push_all,
     rows_of,
@@ -60,22 +62,22 @@ COMPLETE = frozenset({1, 20})
 SECONDS_FOR_EACH, SECONDS_AT_LEAST = 90.0, 600.0
 
 
-def measured_set(driver: Driver, count: int, limit: int | None, say: Say) -> Together:
+def measured_set(driver: Driver, count: int, say: Say) -> Together:
     """Let so many teams push at once, look at what came of it, and take everything off."""
     teams = make_teams(driver, count)
-    say(f"{count} projects are made and connected")
     is_off = False
     try:
-        with Limited(driver, limit):
-            load = os.getloadavg()[0]
-            pushed = push_all(driver, teams)
-            first = min(began for began, _ in pushed.values())
-            say(f"{count} teams have pushed")
-            patience = max(SECONDS_AT_LEAST, SECONDS_FOR_EACH * count)
-            runs = onboarded(driver, teams, first, patience)
-            say(f"{count} applications run")
-            failures = _interference(driver, teams, say)
-            removed = take_off(driver, teams)
+        connect(driver, teams)
+        say(f"{count} projects are made and connected")
+        load = os.getloadavg()[0]
+        pushed = push_all(driver, teams)
+        first = min(began for began, _ in pushed.values())
+        say(f"{count} teams have pushed")
+        patience = max(SECONDS_AT_LEAST, SECONDS_FOR_EACH * count)
+        runs = onboarded(driver, teams, first, patience)
+        say(f"{count} applications run")
+        failures = _interference(driver, teams, say)
+        removed = take_off(driver, teams)
         is_off = True
         left = look(driver.layout, []).left([team.name for team in teams])
         say(f"{count} applications are off; left: {left or 'nothing'}")
@@ -84,7 +86,7 @@ def measured_set(driver: Driver, count: int, limit: int | None, say: Say) -> Tog
     failures = failures.model_copy(update={"left": len(left)})
     return Together(
         apps=[_times(driver, team, pushed, runs, removed) for team in teams],
-        runs_at_once=limit,
+        most_runs_at_once=most_at_once(list(runs.values())),
         load_average=round(load, 1),
         wall_seconds=_span(first, max(moment(run["end_time"]) for run in runs.values())),
         offboard_wall_seconds=_span(
@@ -187,7 +189,8 @@ def _measured(
     sets = [each for each in known if each.count not in counts]
     with alone(), _lab(say, is_up=is_up, is_kept=is_kept) as driver:
         for count in counts:
-            sets.append(measured_set(driver, count, limit if 0 < limit < count else None, say))
+            with Limited(driver, limit if 0 < limit < count else None):
+                sets.append(measured_set(driver, count, say))
             results = AppResults(machine=_machine(), sets=sets)
             results.store(PARTIAL / FIGURES.name)
             if sets[-1].failures.count:

@@ -71,8 +71,8 @@ class Together(_Figures):
     """So many applications at once."""
 
     apps: list[AppTimes] = Field(min_length=1)
-    runs_at_once: int | None
-    """The worker's limit; None without one."""
+    most_runs_at_once: int
+    """Onboarding runs that were Running at the same moment."""
     load_average: float
     """Of the machine, over the minute before the first push."""
     wall_seconds: float
@@ -138,7 +138,7 @@ def _main_table(sets: Sequence[Together]) -> str:
     )
     rows = [[name, *(f"{value(each):.1f}" for each in sets)] for name, value in parts]
     rows.append(["with a database", *(str(sum(a.has_database for a in s.apps)) for s in sets)])
-    rows.append(["runs at once, at most", *(str(s.runs_at_once or "no limit") for s in sets)])
+    rows.append(["runs at once, at most", *(str(s.most_runs_at_once) for s in sets)])
     rows.append(["load before", *(f"{s.load_average:.1f}" for s in sets)])
     return table(head, rows)
 

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import accumulate
 from typing import Any
 
 import yaml
@@ -70,11 +71,16 @@ def names(count: int) -> list[str]:
 
 
 def make_teams(driver: Driver, count: int) -> list[Team]:
-    """Make the projects of a set, and connect them with the gateway."""
+    """Make the projects of a set."""
     teams = []
     for number, name in enumerate(names(count), start=1):
         made = ensure_project(driver.layout, GROUP, name)
         teams.append(Team(name, int(made["id"]), number % DATABASE_EVERY == 0))
+    return teams
+
+
+def connect(driver: Driver, teams: Sequence[Team]) -> None:
+    """Connect the projects with the gateway, as an operator would."""
     started = [
         driver.start_with(
             "connect-project/default",
@@ -83,7 +89,6 @@ def make_teams(driver: Driver, count: int) -> list[Team]:
         for team in teams
     ]
     completed(driver, started)
-    return teams
 
 
 def push_all(driver: Driver, teams: Sequence[Team]) -> dict[str, tuple[datetime, datetime]]:
@@ -163,6 +168,13 @@ def completed(
         if time.monotonic() > deadline:
             raise ApplicationsFailed(f"Runs do not end: {[_kind(r) for r in runs.values()]}")
         time.sleep(POLL_SECONDS)
+
+
+def most_at_once(runs: Sequence[Run]) -> int:
+    """Return how many runs were Running at the same moment, at most."""
+    changes = [(moment(run["start_time"]), 1) for run in runs]
+    changes += [(moment(run["end_time"]), -1) for run in runs]
+    return max(accumulate(change for _, change in sorted(changes)))
 
 
 def take_off(driver: Driver, teams: Sequence[Team]) -> dict[str, Run]:

@@ -23,7 +23,7 @@ from benchmarks.applications_figures import (
 )
 from benchmarks.applications_look import Seen
 from benchmarks.applications_picture import applications_picture
-from benchmarks.applications_runs import Team, names
+from benchmarks.applications_runs import Team, most_at_once, names
 from benchmarks.results import Machine
 from blocks.app_file import read_app_file
 
@@ -54,7 +54,7 @@ def app(number: int, run_seconds: float, *, has_database: bool = False) -> AppTi
 def together(count: int, wall: float, failures: Failures | None = None) -> Together:
     return Together(
         apps=[app(n, 20.0 + n, has_database=n % 4 == 0) for n in range(1, count + 1)],
-        runs_at_once=8 if count > 8 else None,
+        most_runs_at_once=min(count, 8),
         load_average=0.5,
         wall_seconds=wall,
         offboard_wall_seconds=2 * wall,
@@ -80,7 +80,7 @@ def test_the_table_tells_each_number_of_applications_in_order() -> None:
     assert told["**first push to last Completed**"] == ["30.0", "300.0"]
     assert told["… for each application"] == ["30.0", "15.0"]
     assert told["with a database"] == ["0", "5"]
-    assert told["runs at once, at most"] == ["no limit", "8"]
+    assert told["runs at once, at most"] == ["1", "8"]
 
 
 def test_a_step_that_few_applications_have_is_told_of_those() -> None:
@@ -169,6 +169,16 @@ def test_quotas_are_compared_within_each_group_and_must_be_there() -> None:
     assert seen.unequal_quotas([["a", "b"], ["c"]]) == 0
     assert seen.unequal_quotas([["a", "b", "c"]]) == 1
     assert seen.unequal_quotas([["d"]]) == 1
+
+
+def test_runs_that_follow_each_other_are_not_at_once() -> None:
+    times = [("00", "10"), ("05", "20"), ("10", "30"), ("25", "40")]
+    runs = [
+        {"start_time": f"2026-11-27T10:00:{a}+00:00", "end_time": f"2026-11-27T10:00:{b}+00:00"}
+        for a, b in times
+    ]
+    assert most_at_once(runs) == 2
+    assert most_at_once(runs[:1]) == 1
 
 
 def test_a_longer_time_is_a_longer_line() -> None:
