@@ -78,6 +78,7 @@ def _in_gitlab(layout: Layout, project_id: int) -> Iterator[str]:
     yield from (f"deploy token {t['name']}" for t in get("/deploy_tokens") if not t["revoked"])
     yield from (f"access token {t['name']}" for t in get("/access_tokens") if not t["revoked"])
     yield from (f"webhook to {each['url']}" for each in get("/hooks"))
+    yield from (f"protected tags {each['name']}" for each in get("/protected_tags"))
     for branch in get("/protected_branches"):
         levels = [
             level["access_level"]
