@@ -32,6 +32,7 @@ from tasks.runs.progress import LiveArtifact
 
 NAME = "converge-apps"
 DEPLOYMENT = "onboard-app/default"
+TAGS = ("trigger:convergence",)
 FLOWS_OF_AN_APP = ("onboard-app", "offboard-app", "deploy-app", "rollback-app")
 POLL_SECONDS = 2.0
 RUN_SECONDS = 3600.0
@@ -170,10 +171,10 @@ def _started(parameters: Mapping[str, Any], key: str) -> tuple[UUID, str]:
     """Start a run; the key makes it the same run when an answer was lost."""
     for _ in range(START_ATTEMPTS - 1):
         try:
-            return start_run(DEPLOYMENT, parameters, key)
+            return start_run(DEPLOYMENT, parameters, key, TAGS)
         except TemporaryError:
             time.sleep(POLL_SECONDS)
-    return start_run(DEPLOYMENT, parameters, key)
+    return start_run(DEPLOYMENT, parameters, key, TAGS)
 
 
 def _has_ended(running: _Running) -> bool:

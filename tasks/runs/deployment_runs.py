@@ -33,6 +33,8 @@ from domain.errors import NotFound, PermanentError, Unreachable
 PAGE = 200
 SOON = timedelta(minutes=5)
 """A run that is planned for later than this is not under way."""
+STUCK_AFTER = timedelta(minutes=10)
+"""A run whose worker is gone stays `Cancelling` for ever; nobody works on it."""
 
 LIVE = (
     StateType.SCHEDULED,
@@ -81,7 +83,7 @@ def live_runs(flow_names: Sequence[str]) -> list[LiveRun]:
         found += [
             LiveRun(name, run.parameters or {}, run_url(run.id), run.idempotency_key or "")
             for run in _live(name)
-            if not _is_for_later(run)
+            if not (_is_for_later(run) or _is_stuck(run))
         ]
     return found
 
@@ -110,7 +112,15 @@ def _is_for_later(run: FlowRun) -> bool:
     return bool(is_scheduled and at is not None and at > datetime.now(UTC) + SOON)
 
 
-def start_run(deployment: str, parameters: Mapping[str, Any], key: str) -> tuple[UUID, str]:
+def _is_stuck(run: FlowRun) -> bool:
+    if run.state is None or run.state.type is not StateType.CANCELLING:
+        return False
+    return datetime.now(UTC) - run.state.timestamp > STUCK_AFTER
+
+
+def start_run(
+    deployment: str, parameters: Mapping[str, Any], key: str, tags: Sequence[str] = ()
+) -> tuple[UUID, str]:
     """Start a deployment as part of the present run; the same key starts no second one.
 
     Must be called in the flow's own thread. Returns the run's id and where a person sees it.
@@ -121,7 +131,11 @@ def start_run(deployment: str, parameters: Mapping[str, Any], key: str) -> tuple
     """
     with _explained(f"start {deployment}"):
         run: Any = run_deployment(
-            deployment, parameters=dict(parameters), idempotency_key=key, timeout=0
+            deployment,
+            parameters=dict(parameters),
+            idempotency_key=key,
+            timeout=0,
+            tags=list(tags),
         )
     return run.id, run_url(run.id)
 

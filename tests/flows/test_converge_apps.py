@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -20,7 +21,7 @@ from prefect.client.schemas.filters import (
     FlowRunFilterStateType,
 )
 from prefect.client.schemas.objects import FlowRun, StateType
-from prefect.states import Completed, Failed, Paused, Running, State
+from prefect.states import Cancelling, Completed, Failed, Paused, Running, State
 
 import flows.converge_apps
 from deployments.setup import ensure_schedule
@@ -31,6 +32,7 @@ from flows.converge_apps import converge_apps
 from flows.offboard_app import offboard_app
 from flows.onboard_app import onboard_app
 from tasks.onboarding.remembered import Remembered
+from tasks.runs import deployment_runs
 from tasks.runs.deployment_runs import start_run
 from tasks.runs.pause_switch import lift_pause, set_pause
 
@@ -171,6 +173,7 @@ def test_each_application_is_started_with_its_last_good_version_and_no_commit(
         assert given["app"] == version(name).app
         assert (given["project_id"], given["commit"]) == (len(name), "")
         assert given["environment"] == ENVIRONMENT
+        assert run.tags == ["trigger:convergence"]
         assert str(run.id) in rows[name]["run"]
         assert rows[name]["outcome"] == "✔ converged"
 
@@ -211,6 +214,21 @@ def test_a_run_under_way_is_left_alone_and_linked(
     assert set(worker.taken) == {"staying"}
     assert rows["leaving"]["outcome"] == "= left alone"
     assert str(run_id) in rows["leaving"]["run"]
+
+
+def test_a_run_that_hangs_in_its_cancellation_keeps_nobody_away(
+    worker: Worker, remember: Any, converge: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_id, _ = start_run(
+        "offboard-app/default", {"environment": ENVIRONMENT, "name": "hanging"}, "hangs"
+    )
+    with get_client(sync_client=True) as client:
+        client.set_flow_run_state(run_id, Running(), force=True)
+        client.set_flow_run_state(run_id, Cancelling(), force=True)
+    remember(journal("hanging"))
+    assert converge("being cancelled")["hanging"]["outcome"] == "= left alone"
+    monkeypatch.setattr(deployment_runs, "STUCK_AFTER", timedelta(0))
+    assert converge("cancelled long ago")["hanging"]["outcome"] == "✔ converged"
 
 
 def test_a_dry_run_shows_what_would_run_and_starts_nothing(
