@@ -8,8 +8,10 @@ from threading import Event
 from typing import Any
 from uuid import uuid4
 
+import httpx
 import pytest
 from prefect import flow
+from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.objects import FlowRun
 
 from domain.errors import PermanentError, PolicyViolation
@@ -17,7 +19,12 @@ from domain.specs import ClusterSpec
 from flows.bootstrap_cluster import bootstrap_cluster
 from flows.decommission_cluster import decommission_cluster
 from tasks.runs import progress
-from tasks.runs.exclusive import exclusive
+from tasks.runs.exclusive import (
+    LEASE_SECONDS,
+    RENEWAL_ATTEMPTS,
+    RENEWED_EVERY_SECONDS,
+    exclusive,
+)
 from tasks.runs.pause_switch import lift_pause, set_pause
 from tasks.runs.progress import ProgressBoard
 
@@ -204,3 +211,31 @@ def test_a_pause_ends(site: Any, spec: ClusterSpec) -> None:
     lift_pause("lab")
     bootstrap_cluster(spec)
     assert "apply" in site.acts
+
+
+def test_a_lock_is_renewed_early_and_a_busy_server_does_not_cost_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[float] = []
+    renew = SyncPrefectClient.renew_concurrency_lease
+
+    def busy(client: Any, **lease: Any) -> None:
+        asked.append(time.monotonic())
+        if 1 < len(asked) <= RENEWAL_ATTEMPTS:
+            raise httpx.ReadTimeout("the server is busy")
+        renew(client, **lease)
+
+    monkeypatch.setattr(SyncPrefectClient, "renew_concurrency_lease", busy)
+    monkeypatch.setattr("prefect.concurrency._leases._RENEWAL_RETRY_MAX_DELAY", 0.01)
+
+    @flow(name="holds long", persist_result=False)
+    def holds() -> str:
+        with exclusive(f"lab-{uuid4()}"):
+            deadline = time.monotonic() + RENEWED_EVERY_SECONDS + 10
+            while len(asked) <= RENEWAL_ATTEMPTS and time.monotonic() < deadline:
+                time.sleep(0.1)
+        return "held"
+
+    assert holds() == "held"
+    assert len(asked) == RENEWAL_ATTEMPTS + 1
+    assert asked[1] - asked[0] < LEASE_SECONDS / 2
