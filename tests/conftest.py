@@ -66,11 +66,16 @@ def inside_lab(lab: Layout) -> Iterator[Layout]:
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Tests of one folder share servers, so they run one after another in one process."""
+    """Tests of one folder share servers, so they run one after another in one process.
+
+    The largest folder's servers are all private to a process; its files are shared out.
+    """
     from xdist.scheduler import LoadScopeScheduling
 
     class ByFolder(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            return nodeid.partition("::")[0].rpartition("/")[0]
+            file = nodeid.partition("::")[0]
+            folder = file.rpartition("/")[0]
+            return file if folder == "tests/blocks/rotation" else folder
 
     return ByFolder(config, log)
