@@ -142,7 +142,8 @@ def _shown(location: Location, value: Any) -> str:
 
 
 def _unknown_field(location: Location) -> str:
-    known = list(_model_at(location[:-1]).model_fields)
+    fields = _model_at(location[:-1]).model_fields
+    known = [field.alias or name for name, field in fields.items()]
     near = _nearest(str(location[-1]), known)
     if near:
         return f"is not known here. Write {near}, or remove it"

@@ -114,6 +114,8 @@ def reconcile_project_webhook(environment: str, project_id: int) -> ProjectWebho
         # A key that GitLab should have cannot be read back: where something failed it is written.
         is_trusted = was_delivering and not missed
         hook = at.gitlab.ensure_hook(project_id, wanted, "" if is_trusted else key)
+        if not hook.is_enabled:
+            at.gitlab.enable_hook(project_id, hook.hook_id)
         resent = _resent(at.gitlab, project_id, hook, missed)
         _ask(at, environment, project_id, RECONCILE_KIND)
         if not was_delivering or _had_a_gap(tried, datetime.now(UTC)):
