@@ -33,6 +33,8 @@ TLS_CERTIFICATES = "argocd-tls-certs-cm"
 POLL_SECONDS = 0.5
 ASK_AGAIN_SECONDS = 30.0
 """A refresh whose answer was not good enough is asked for again."""
+ASK_AGAIN_UNKNOWN_SECONDS = 5.0
+"""Where nothing could be compared: a login or a CA reaches Argo CD's pods later than it is set."""
 
 
 class ArgoCd:
@@ -74,13 +76,16 @@ class ArgoCd:
 
     # --- asking ------------------------------------------------------------------------------
 
-    def refresh(self, name: str) -> None:
+    def refresh(self, name: str, *, is_hard: bool = False) -> None:
         """Ask the controller to look at the branch now; it takes the mark off when it has.
+
+        A hard refresh believes nothing that was remembered of the repository, errors included.
 
         Raises:
             NotFound: the Application does not exist.
         """
-        patch = {"metadata": {"annotations": {REFRESH_ANNOTATION: "normal"}}}
+        kind = "hard" if is_hard else "normal"
+        patch = {"metadata": {"annotations": {REFRESH_ANNOTATION: kind}}}
         self._api.merge(self.application_key(name), patch, MANAGER)
 
     def start_sync(self, name: str, revision: str, requester: str = "infraflows") -> None:
@@ -133,9 +138,10 @@ class ArgoCd:
         def look(state: ApplicationState) -> bool:
             nonlocal asked_at
             now = time.monotonic()
-            is_due = asked_at is None or now - asked_at >= ASK_AGAIN_SECONDS
+            pause = ASK_AGAIN_SECONDS if state.is_compared else ASK_AGAIN_UNKNOWN_SECONDS
+            is_due = asked_at is None or now - asked_at >= pause
             if is_due and not state.is_refreshing:
-                self.refresh(name)
+                self.refresh(name, is_hard=asked_at is not None and not state.is_compared)
                 asked_at = now
                 return False
             return asked_at is not None and state.is_well
@@ -148,7 +154,8 @@ class ArgoCd:
         Raises:
             As `start_sync` and `wait_until_synced`.
         """
-        self.refresh(name)
+        deadline = time.monotonic() + timeout_seconds
+        self._wait_until_compared(name, revision, timeout_seconds)
         self.start_sync(name, revision)
 
         def look(state: ApplicationState) -> bool:
@@ -156,7 +163,24 @@ class ArgoCd:
             is_idle = not state.is_operating and not state.is_refreshing
             return is_applied and is_idle and state.health == "Healthy"
 
-        return self._wait(name, revision, timeout_seconds, look)
+        return self._wait(name, revision, max(deadline - time.monotonic(), 1.0), look)
+
+    def _wait_until_compared(self, name: str, revision: str, timeout_seconds: float) -> None:
+        """An operation on what cannot be compared would be given up at once."""
+        asked_at: float | None = None
+
+        def look(state: ApplicationState) -> bool:
+            nonlocal asked_at
+            now = time.monotonic()
+            is_due = asked_at is None or now - asked_at >= ASK_AGAIN_UNKNOWN_SECONDS
+            if is_due and not state.is_refreshing:
+                self.refresh(name, is_hard=asked_at is not None)
+                asked_at = now
+                return False
+            return asked_at is not None and state.is_compared and not state.is_refreshing
+
+        # What was given up before is no reason: the operation is yet to be asked for.
+        self._wait(name, revision, timeout_seconds, look, is_given_up=False)
 
     def _read(self, name: str, last: ApplicationState | None) -> ApplicationState | None:
         """Return the state, or the last one in a moment without an answer."""
@@ -171,6 +195,8 @@ class ArgoCd:
         revision: str,
         timeout_seconds: float,
         is_met: Callable[[ApplicationState], bool],
+        *,
+        is_given_up: bool = True,
     ) -> ApplicationState:
         deadline = time.monotonic() + timeout_seconds
         state: ApplicationState | None = None
@@ -178,7 +204,7 @@ class ArgoCd:
             state = self._read(name, state)
             if state is not None and self._is_met(is_met, state):
                 return self._with_images(state)
-            if state is not None and state.has_failed_at(revision):
+            if is_given_up and state is not None and state.has_failed_at(revision):
                 raise PermanentError(
                     f"Unable to deliver {name} at {revision[:12]}: {state.summary}. "
                     "Correct the manifests in the GitOps repository."

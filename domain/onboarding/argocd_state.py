@@ -50,6 +50,11 @@ class ApplicationState:
     """Of these Deployments, as the cluster has them now; empty where it was not asked."""
 
     @property
+    def is_compared(self) -> bool:
+        """What runs was compared with the repository, whatever came out."""
+        return self.sync not in ("", "Unknown")
+
+    @property
     def is_well(self) -> bool:
         """Everything runs as compared, and nothing is under way."""
         return (

@@ -15,9 +15,9 @@ from prefect.futures import PrefectFuture
 from blocks.git_repository import git_repository
 from blocks.openbao import openbao
 from blocks.web_probe import WebProbe
-from domain.errors import LifecycleError, PermanentError
+from domain.errors import LifecycleError, PermanentError, TemporaryError
 from domain.onboarding.app_spec import Stage
-from domain.onboarding.argocd_state import SYNCED
+from domain.onboarding.argocd_state import SYNCED, ApplicationState
 from domain.onboarding.delivery_checks import (
     DeliveryCheck,
     Verdict,
@@ -44,6 +44,16 @@ def gitops_head(platform: Platform) -> str:
         return work.head()
 
 
+def _delivered_or_synced(tenant: Tenant, stage: Stage, revision: str) -> ApplicationState:
+    """Wait for long only until it is synced: without an image it need not become healthy."""
+    try:
+        return deliver(tenant, stage, revision, UNBUILT_SECONDS)
+    except TemporaryError:
+        if delivery_state(tenant.platform, tenant.name, stage).is_compared:
+            raise
+        return deliver(tenant, stage, revision)
+
+
 @task(name="deliver a stage", task_run_name="deliver {stage}", tags=["system:argocd"], **TEMPORARY)
 def deliver_stage(tenant: Tenant, stage: Stage, revision: str) -> DeliveryCheck:
     """Wait until Argo CD runs a commit healthily in a stage, syncing where a person must."""
@@ -51,7 +61,7 @@ def deliver_stage(tenant: Tenant, stage: Stage, revision: str) -> DeliveryCheck:
     is_unbuilt = awaits_image(tenant, stage)
     try:
         if is_unbuilt:
-            state = deliver(tenant, stage, revision, UNBUILT_SECONDS)
+            state = _delivered_or_synced(tenant, stage, revision)
         else:
             state = deliver(tenant, stage, revision)
     except LifecycleError as error:
